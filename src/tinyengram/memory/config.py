@@ -1,0 +1,170 @@
+"""What an Engram memory is: its sizes, where it sits and how its rows are found. The manual of the method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from peft import PeftConfig
+
+from tinyengram.memory.ngrams import KnownNgrams
+
+ENGRAM = "ENGRAM"
+"""Name of the method in PEFT's registries and in ``adapter_config.json``."""
+
+
+@dataclass
+class EngramConfig(PeftConfig):
+    """Configuration of an Engram memory, a PEFT method for decoder-only language models.
+
+    Before each block in ``layer_ids`` the memory looks up the n-grams that end at a position, weighs what it finds by
+    how well it fits the hidden state, and adds it to the residual stream (arXiv 2601.07372, section 2). The base stays
+    frozen. With the default initialisation the tables are zero, so an untrained memory changes no bit of the output
+    and a row that no training token touched stays silent for ever.
+
+    Args:
+        layer_ids: Blocks that read memory, counted from 0.
+        max_ngram_size: Longest n-gram, N; orders 2 … N are read.
+        memory: ``"hashed"`` (the paper): every n-gram falls on some row of a fixed table. ``"exact"``: only the
+            n-grams in ``ngrams`` have a row, every other one contributes exactly nothing.
+        ngrams: The known n-grams of an exact memory, from :func:`tinyengram.collect_ngrams`. Stored in the adapter.
+        engram_vocab_size: Hashed memory: least rows per head for each order 2 … N; each head has as many rows as the
+            next unused prime.
+        n_embed_per_ngram: Width of what is read for each order, over all heads.
+        n_head_per_ngram: Hashed memory: independent hash heads per order.
+        kernel_size: Taps of the causal depthwise convolution over what was read (dilation N); 0 leaves it out.
+        tokenizer_name_or_path: Tokenizer whose vocabulary is compressed (tokens that differ in case, accents or white
+            space only are one). ``None`` uses raw token ids. Only needed when the memory is made: the adapter keeps
+            the map.
+        pad_token_id: Token that stands for the positions before a text begins. ``None`` takes the base's pad token,
+            else its end token, else 0.
+        seed: Seed of the hash multipliers.
+        init: ``"zero_tables"`` (default), ``"zero_value"`` (the paper's random tables, value projection from zero) or
+            ``"paper"`` (random tables and projections: an untrained memory already moves the base).
+        trainable_tables: ``False`` freezes the tables at their first values, a control.
+        shuffle_rows: Reads a fresh random row each time instead of the hashed one, a control: what is then learned
+            does not come from memory.
+        modules_to_save: Further modules of the base to train and save whole, as everywhere in PEFT.
+        fingerprint: Written by ``save_pretrained``; identifies the base that the adapter belongs to.
+
+    Raises:
+        ValueError: A size, layer or name cannot be used; the message says which and what can.
+
+    Example:
+        >>> config = EngramConfig(layer_ids=[1, 2], max_ngram_size=3, engram_vocab_size=[500, 100])
+        >>> config.row_width
+        64
+    """
+
+    layer_ids: list[int] = field(default_factory=lambda: [1, 2, 3, 4])
+    max_ngram_size: int = 4
+    memory: Literal["hashed", "exact"] = "hashed"
+    ngrams: KnownNgrams | None = field(default=None, repr=False)
+    engram_vocab_size: list[int] = field(default_factory=lambda: [500, 100, 100])
+    n_embed_per_ngram: int = 1024
+    n_head_per_ngram: int = 16
+    kernel_size: int = 4
+    tokenizer_name_or_path: str | None = None
+    pad_token_id: int | None = None
+    seed: int = 0
+    init: Literal["zero_tables", "zero_value", "paper"] = "zero_tables"
+    trainable_tables: bool = True
+    shuffle_rows: bool = False
+    modules_to_save: list[str] | None = None
+    fingerprint: dict[str, Any] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = ENGRAM
+        # PEFT's injection reads this attribute; EngramModel fills it with the blocks at `layer_ids`.
+        self.target_modules: set[str] | None = None
+        # What `save_pretrained` writes as `fingerprint`: kept apart, so that one config can serve several bases.
+        self.current_fingerprint: dict[str, Any] | None = None
+        self._check()
+
+    @property
+    def orders(self) -> range:
+        """The n-gram orders that are read: 2 … ``max_ngram_size``."""
+        return range(2, self.max_ngram_size + 1)
+
+    @property
+    def heads(self) -> int:
+        """Rows read per order and position: an exact memory has no collisions to average out, so one."""
+        return self.n_head_per_ngram if self.memory == "hashed" else 1
+
+    @property
+    def row_width(self) -> int:
+        """Width of one table row."""
+        return self.n_embed_per_ngram // self.heads
+
+    def _check(self) -> None:
+        """Refuse what cannot work, naming the value, the limit and the remedy."""
+        if isinstance(self.layer_ids, int) or not self.layer_ids:
+            raise ValueError(f"layer_ids={self.layer_ids!r}: give a list with at least one block index, such as [1, 2].")
+        if any(isinstance(layer, bool) or not isinstance(layer, int) or layer < 0 for layer in self.layer_ids):
+            raise ValueError(f"layer_ids={self.layer_ids!r}: every entry must be an integer from 0 on.")
+        repeated = sorted({layer for layer in self.layer_ids if self.layer_ids.count(layer) > 1})
+        if repeated:
+            raise ValueError(f"layer_ids={self.layer_ids!r} names {repeated} more than once; name each block once.")
+        for name, least in (
+            ("max_ngram_size", 2),
+            ("n_embed_per_ngram", 1),
+            ("n_head_per_ngram", 1),
+            ("kernel_size", 0),
+            ("seed", 0),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}={value!r} must be an integer of at least {least}.")
+        for name, allowed in (("memory", ("hashed", "exact")), ("init", ("zero_tables", "zero_value", "paper"))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}.")
+        if self.memory == "exact":
+            self._check_exact()
+        else:
+            self._check_hashed()
+
+    def _check_hashed(self) -> None:
+        if self.ngrams is not None:
+            raise ValueError("ngrams is for memory='exact'; a hashed memory gives every n-gram a row.")
+        if len(self.engram_vocab_size) != len(self.orders):
+            raise ValueError(
+                f"engram_vocab_size={self.engram_vocab_size!r} needs one size for each order 2…{self.max_ngram_size}, "
+                f"that is {len(self.orders)} sizes."
+            )
+        if any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in self.engram_vocab_size):
+            raise ValueError(f"engram_vocab_size={self.engram_vocab_size!r}: every size must be an integer from 1 on.")
+        if self.n_embed_per_ngram % self.n_head_per_ngram:
+            raise ValueError(
+                f"n_embed_per_ngram={self.n_embed_per_ngram} cannot be divided among "
+                f"n_head_per_ngram={self.n_head_per_ngram} heads; make it a multiple."
+            )
+
+    def _check_exact(self) -> None:
+        if self.shuffle_rows:
+            raise ValueError("shuffle_rows is a control of the hashed memory; an exact memory has no hash to shuffle.")
+        if self.ngrams is None:
+            if self.fingerprint is None:
+                raise ValueError(
+                    "memory='exact' needs ngrams=collect_ngrams(...): the n-grams that may open it, from the training data."
+                )
+            return
+        if not isinstance(self.ngrams, KnownNgrams):
+            raise ValueError(
+                f"ngrams is a {type(self.ngrams).__name__}; give the KnownNgrams that collect_ngrams(...) returns."
+            )
+        if self.ngrams.orders[-1] > self.max_ngram_size:
+            raise ValueError(
+                f"ngrams holds n-grams of order {self.ngrams.orders[-1]} but max_ngram_size={self.max_ngram_size}; "
+                "raise max_ngram_size or collect shorter ones."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options as plain values for ``adapter_config.json``; the known n-grams are saved as tensors instead."""
+        ngrams, self.ngrams = self.ngrams, None
+        try:
+            options = super().to_dict()
+        finally:
+            self.ngrams = ngrams
+        options["fingerprint"] = self.current_fingerprint or self.fingerprint
+        return options

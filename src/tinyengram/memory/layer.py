@@ -1,0 +1,179 @@
+"""The maths of one Engram memory, and the wrapper that puts it before a decoder block."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from torch.nn import functional as F
+
+from tinyengram.memory.config import EngramConfig
+from tinyengram.memory.reading import ReadingSlot
+
+_NORM_EPS = 1e-6
+# The paper's demo takes the square root of the gate's logit; below this the root's slope is cut.
+_GATE_FLOOR = 1e-6
+
+
+class EngramMemory(nn.Module):
+    """Tables, gate and convolution of one memory at one block (arXiv 2601.07372, section 2.3 and 2.4).
+
+    ``e`` = the rows that were found, side by side; ``alpha = sigmoid(f(g))`` with
+    ``g = <RMSNorm(W_K e), RMSNorm(h)> / sqrt(d)`` and ``f(g) = sign(g) sqrt(max(|g|, 1e-6))``; ``v = alpha W_V e``;
+    the output, which is added to the residual stream, is ``v + SiLU(DWConv(RMSNorm(v)))``. No projection has a bias,
+    so rows of zeros give an output of exactly zero.
+
+    Args:
+        config: The memory's options.
+        hidden_size: Width d of the base's residual stream.
+        n_rows: Rows of the table; in an exact memory one more than known n-grams, the last one being "not known".
+    """
+
+    def __init__(self, config: EngramConfig, hidden_size: int, n_rows: int) -> None:
+        super().__init__()
+        n_orders = len(config.ngrams.orders) if config.ngrams is not None else len(config.orders)
+        if config.memory == "exact" and config.ngrams is None and config.fingerprint is not None:
+            n_orders = len(config.fingerprint["ngram_orders"])
+        width = n_orders * config.n_embed_per_ngram
+        self.dilation = config.max_ngram_size
+        self.kernel_size = config.kernel_size
+        self.unknown_row = n_rows - 1 if config.memory == "exact" else None
+        self.tables = nn.Parameter(torch.zeros(n_rows, config.row_width))
+        self.key_proj = nn.Linear(width, hidden_size, bias=False)
+        self.value_proj = nn.Linear(width, hidden_size, bias=False)
+        self.key_norm = nn.RMSNorm(hidden_size, eps=_NORM_EPS)
+        self.query_norm = nn.RMSNorm(hidden_size, eps=_NORM_EPS)
+        if config.kernel_size:
+            self.conv_norm = nn.RMSNorm(hidden_size, eps=_NORM_EPS)
+            # Taps newest first; zero at the start, as in the paper.
+            self.conv_weight = nn.Parameter(torch.zeros(config.kernel_size, hidden_size))
+        if config.init != "zero_tables":
+            nn.init.normal_(self.tables)
+            if self.unknown_row is not None:
+                with torch.no_grad():
+                    self.tables[self.unknown_row].zero_()
+        if config.init == "zero_value":
+            nn.init.zeros_(self.value_proj.weight)
+        self.trainable_tables = config.trainable_tables
+        # Set by the row-sparse optimizer: the gradient of the tables then holds only the rows that were read.
+        self.sparse_gradients = False
+
+    @property
+    def reach(self) -> int:
+        """Positions that the convolution looks back."""
+        return max(0, self.kernel_size - 1) * self.dilation
+
+    def read(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """The gated value ``v`` at each position.
+
+        Args:
+            hidden: ``(…, hidden)``.
+            rows: int64 ``(…, rows per position)``.
+
+        Returns:
+            ``(…, hidden)`` in the memory's own dtype (or the autocast dtype).
+        """
+        found = F.embedding(rows, self.tables, padding_idx=self.unknown_row, sparse=self.sparse_gradients).flatten(-2)
+        key = self.key_norm(self.key_proj(found))
+        query = self.query_norm(hidden.to(self.tables.dtype))
+        logit = (key * query).sum(-1, keepdim=True) * hidden.shape[-1] ** -0.5
+        gate = torch.sigmoid(logit.sign() * logit.abs().clamp_min(_GATE_FLOOR).sqrt())
+        return gate * self.value_proj(found)
+
+    def values(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """:meth:`read` for ``(batch, length, …)``; an exact memory computes only where an n-gram is known."""
+        if self.unknown_row is None:
+            return self.read(hidden, rows)
+        known = (rows != self.unknown_row).any(-1)
+        read = self.read(hidden[known], rows[known])
+        return read.new_zeros(hidden.shape).index_put((known,), read)
+
+    def convolve(self, values: torch.Tensor, past: torch.Tensor, same_text: torch.Tensor) -> torch.Tensor:
+        """Causal, dilated, depthwise convolution that does not cross from one text into another.
+
+        Args:
+            values: ``(batch, length, hidden)``, normalised.
+            past: ``(batch, reach, hidden)``, the same at the positions before.
+            same_text: bool ``(batch, length, kernel_size)``: whether the token under tap k belongs to the text.
+
+        Returns:
+            ``(batch, length, hidden)``.
+        """
+        timeline = torch.cat([past.to(values.dtype), values], dim=1)
+        length, total = values.shape[1], torch.zeros_like(values)
+        for tap in range(self.kernel_size):
+            first = self.reach - tap * self.dilation
+            total = total + timeline[:, first : first + length] * same_text[..., tap : tap + 1] * self.conv_weight[tap]
+        return total
+
+
+class EngramLayer(nn.Module, BaseTunerLayer):
+    """A decoder block whose input is first enriched by the active memories.
+
+    Args:
+        base_layer: The block.
+        layer_id: Its index among the blocks.
+        slot: Where the model leaves what is being read during a forward pass.
+    """
+
+    adapter_layer_names = ("engram_memory",)
+
+    def __init__(self, base_layer: nn.Module, layer_id: int, slot: ReadingSlot) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.layer_id = layer_id
+        self.slot = slot
+        self.engram_memory = nn.ModuleDict()
+        self._disable_adapters = False
+        self._active_adapter: str | list[str] = []
+        self.merged_adapters: list[str] = []
+
+    def update_layer(self, adapter_name: str, config: EngramConfig, hidden_size: int, n_rows: int) -> None:
+        """Add a memory under ``adapter_name``."""
+        memory = EngramMemory(config, hidden_size, n_rows)
+        self.engram_memory[adapter_name] = memory
+        if not config.trainable_tables:
+            if not self.frozen_peft_weight_names:
+                self.frozen_peft_weight_names = {}
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        super().set_adapter(adapter_names, inference_mode=inference_mode)
+        for memory in self.engram_memory.values():
+            if not memory.trainable_tables:
+                memory.tables.requires_grad_(False)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        reading = self.slot.reading
+        if reading is not None and not self._disable_adapters:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            added = [self._recollect(name, hidden) for name in self.active_adapters if name in self.engram_memory]
+            for one in added:
+                hidden = hidden + one
+            if args:
+                args = (hidden, *args[1:])
+            else:
+                kwargs["hidden_states"] = hidden
+        return self.base_layer(*args, **kwargs)
+
+    def _recollect(self, adapter_name: str, hidden: torch.Tensor) -> torch.Tensor:
+        """What one memory adds to ``hidden`` ``(batch, length, hidden)``."""
+        reading, memory = self.slot.reading, self.engram_memory[adapter_name]
+        values = memory.values(hidden, reading.rows(adapter_name, self.layer_id))
+        if memory.kernel_size:
+            normed = memory.conv_norm(values)
+            past = reading.recall((adapter_name, self.layer_id), memory.reach, normed)
+            same_text = reading.same_text(memory.kernel_size, memory.dilation)
+            values = values + F.silu(memory.convolve(normed, past, same_text))
+        return values.to(hidden.dtype)
+
+    def __getattr__(self, name: str) -> Any:
+        # Models read attributes of their own blocks, such as the kind of attention.
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "base_layer":
+                raise
+            return getattr(self.base_layer, name)

@@ -1,0 +1,316 @@
+"""From token ids to table rows: hashed (the paper's) and exact (known n-grams only). Tensors only, no modules.
+
+Both work on a *window*: an int64 tensor of shape ``(batch, length, N)`` whose last axis holds the token at a position and the
+N - 1 before it, newest first, with the pad id where a text has not begun yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+import torch
+
+# Distance between the seeds of two layers' multipliers (the paper's demo).
+_LAYER_SEED_STRIDE = 10007
+
+
+def hash_multipliers(layer_id: int, max_ngram_size: int, compressed_vocab_size: int, seed: int) -> torch.Tensor:
+    """Odd multipliers of a layer's n-gram hash, small enough that ``id * multiplier`` never overflows int64.
+
+    Args:
+        layer_id: Block that reads the memory; each has multipliers of its own.
+        max_ngram_size: N.
+        compressed_vocab_size: Number of canonical token ids.
+        seed: The memory's seed.
+
+    Returns:
+        int64 tensor of shape ``(max_ngram_size,)``, the first for the newest token.
+    """
+    half = max(1, (np.iinfo(np.int64).max // compressed_vocab_size) // 2)
+    generator = np.random.default_rng(seed + _LAYER_SEED_STRIDE * layer_id)
+    drawn = generator.integers(0, half, size=max_ngram_size, dtype=np.int64)
+    return torch.from_numpy(drawn * 2 + 1)
+
+
+def head_sizes(
+    layer_ids: Sequence[int], engram_vocab_size: Sequence[int], n_head_per_ngram: int
+) -> dict[int, list[list[int]]]:
+    """Rows of every head: the next primes at or above the wanted size, none used twice in the whole memory.
+
+    Args:
+        layer_ids: Blocks in the order in which they claim primes.
+        engram_vocab_size: Wanted rows for each order 2 … N.
+        n_head_per_ngram: Heads per order.
+
+    Returns:
+        For each layer id a list per order of ``n_head_per_ngram`` primes.
+    """
+    taken: set[int] = set()
+
+    def next_unused_prime(least: int) -> int:
+        prime = next(number for number in count(max(2, least)) if number not in taken and _is_prime(number))
+        taken.add(prime)
+        return prime
+
+    sizes: dict[int, list[list[int]]] = {}
+    for layer_id in layer_ids:
+        sizes[layer_id] = []
+        for wanted in engram_vocab_size:
+            heads, least = [], wanted
+            for _ in range(n_head_per_ngram):
+                heads.append(next_unused_prime(least))
+                least = heads[-1] + 1
+            sizes[layer_id].append(heads)
+    return sizes
+
+
+def _is_prime(number: int) -> bool:
+    """Deterministic Miller-Rabin for all numbers below 3.3e24 (Sorenson and Webster, 2015)."""
+    witnesses = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41)
+    if number < 2:
+        return False
+    for prime in witnesses:
+        if number % prime == 0:
+            return number == prime
+    odd, twos = number - 1, 0
+    while odd % 2 == 0:
+        odd, twos = odd // 2, twos + 1
+    for witness in witnesses:
+        power = pow(witness, odd, number)
+        if power in (1, number - 1):
+            continue
+        for _ in range(twos - 1):
+            power = power * power % number
+            if power == number - 1:
+                break
+        else:
+            return False
+    return True
+
+
+def hashed_rows(window: torch.Tensor, multipliers: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+    """Table rows of the n-grams that end at each position, by multiplicative-xor hashing.
+
+    For order n: ``mix = x_t * m_0 ^ x_{t-1} * m_1 ^ … ^ x_{t-n+1} * m_{n-1}``; head k reads row ``mix mod p_k``
+    (arXiv 2601.07372, equation 3 and its demo). Heads follow each other in one table.
+
+    Args:
+        window: int64 ``(batch, length, N)``, compressed ids, newest first.
+        multipliers: int64 ``(N,)``.
+        sizes: int64 ``(N - 1, heads)``, rows of each head.
+
+    Returns:
+        int64 ``(batch, length, (N - 1) * heads)``, rows of the layer's table, orders 2 … N one after the other.
+    """
+    mixes = []
+    mix = window[..., 0] * multipliers[0]
+    for distance in range(1, window.shape[-1]):
+        mix = mix ^ (window[..., distance] * multipliers[distance])
+        mixes.append(mix)
+    flat = sizes.flatten()
+    rows = torch.stack(mixes, dim=-1).unsqueeze(-1) % sizes
+    return rows.flatten(-2) + (flat.cumsum(0) - flat)
+
+
+@dataclass(frozen=True)
+class KnownNgrams:
+    """The n-grams that an exact memory knows, as sorted keys with the ids themselves to rule out false matches.
+
+    Attributes:
+        ngrams: int64 ``(n_known, width)``, canonical ids newest first, -1 beyond an n-gram's order; sorted by key.
+        keys: int64 ``(n_known,)``, strictly increasing.
+        orders: Orders present, ascending.
+    """
+
+    ngrams: torch.Tensor
+    keys: torch.Tensor
+    orders: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @classmethod
+    def of(cls, ngrams: torch.Tensor) -> KnownNgrams:
+        """Index n-grams given as int64 ``(n_known, width)``, newest id first, padded with -1.
+
+        Raises:
+            ValueError: Two different n-grams have one 64-bit key (expected once in about 10^19 / n_known^2 sets).
+        """
+        keys = _keys(ngrams)
+        order = torch.argsort(keys)
+        ngrams, keys = ngrams[order], keys[order]
+        if len(keys) > 1 and bool((keys[1:] == keys[:-1]).any()):
+            raise ValueError("Two known n-grams share a 64-bit key or are the same; drop one of them.")
+        lengths = (ngrams >= 0).sum(-1).unique().tolist()
+        return cls(ngrams=ngrams, keys=keys, orders=tuple(lengths))
+
+
+def _keys(ngrams: torch.Tensor) -> torch.Tensor:
+    """64-bit keys of int64 ``(…, width)`` n-grams padded with -1: a polynomial with wrapping arithmetic, then mixed.
+
+    A key only finds the candidate; the ids are compared afterwards, so its quality concerns speed alone.
+    """
+    key = torch.zeros(ngrams.shape[:-1], dtype=torch.int64, device=ngrams.device)
+    for distance in range(ngrams.shape[-1]):
+        part = ngrams[..., distance]
+        key = torch.where(part < 0, key, key * -7046029254386353131 + part + 1)
+        key = key ^ (key >> 29)
+    return key
+
+
+def exact_rows(window: torch.Tensor, known: torch.Tensor, keys: torch.Tensor, orders: Sequence[int]) -> torch.Tensor:
+    """Table rows of the known n-grams that end at each position.
+
+    Args:
+        window: int64 ``(batch, length, N)``, compressed ids, newest first.
+        known: int64 ``(n_known, width)`` and
+        keys: int64 ``(n_known,)``, both as in :class:`KnownNgrams`.
+        orders: The orders to look up.
+
+    Returns:
+        int64 ``(batch, length, len(orders))``; ``n_known`` where the n-gram is not known.
+    """
+    width = known.shape[-1]
+    rows = []
+    for order in orders:
+        ngrams = torch.full((*window.shape[:-1], width), -1, dtype=torch.int64, device=window.device)
+        ngrams[..., :order] = window[..., :order]
+        candidate = torch.searchsorted(keys, _keys(ngrams)).clamp_(max=len(keys) - 1)
+        same = (known[candidate] == ngrams).all(-1)
+        rows.append(torch.where(same, candidate, len(keys)))
+    return torch.stack(rows, dim=-1)
+
+
+def collect_ngrams(
+    ids: Iterable[Sequence[int]],
+    loss_mask: Iterable[Sequence[bool]] | None = None,
+    *,
+    orders: Sequence[int] = (2, 3, 4),
+    min_count: int = 1,
+    background: Iterable[Sequence[int]] | None = None,
+    max_ngrams: int | None = None,
+    compression: torch.Tensor | None = None,
+    pad_token_id: int = 0,
+) -> KnownNgrams:
+    """Collect the n-grams that an exact memory may open on.
+
+    With a ``loss_mask`` these are the n-grams that end where a token of the loss is to be predicted next: the memory
+    then stays shut while it reads prompts. Streams: one text is held at a time, counts are kept as arrays.
+
+    Args:
+        ids: Token ids of the training texts, one sequence a text.
+        loss_mask: For each text, True where a token counts in the loss (is to be predicted). ``None``: everywhere.
+        orders: Orders to collect.
+        min_count: Drop n-grams seen less often.
+        background: Texts in which an n-gram must be relatively rarer than in ``ids`` to be kept.
+        max_ngrams: Keep at most so many, the most frequent ones (ties: first in key order).
+        compression: int64 ``(vocab,)`` from :func:`compress_vocabulary`, when the memory compresses its vocabulary.
+        pad_token_id: Token that stands for positions before a text begins (the memory's ``pad_token_id``).
+
+    Returns:
+        The known n-grams, ready for ``EngramConfig(memory="exact", ngrams=…)``.
+
+    Raises:
+        ValueError: No n-gram is left, or an argument is out of range.
+
+    Example:
+        >>> known = collect_ngrams([[5, 6, 7, 8]], [[False, False, False, True]], orders=(2, 3))
+        >>> known.ngrams.tolist()  # newest id first: 6 7 and 5 6 7, after which 8 is predicted
+        [[7, 6, -1], [7, 6, 5]]
+    """
+    orders = tuple(sorted(set(orders)))
+    if not orders or orders[0] < 1:
+        raise ValueError(f"orders={orders!r}: give at least one n-gram order from 1 on.")
+    if min_count < 1 or (max_ngrams is not None and max_ngrams < 1):
+        raise ValueError(f"min_count={min_count} and max_ngrams={max_ngrams} must be at least 1.")
+    lookup = None if compression is None else compression.numpy()
+    pad = pad_token_id if lookup is None else int(lookup[pad_token_id])
+    width = orders[-1]
+    found = _count(_windows(ids, loss_mask, width, pad, lookup), orders, width)
+    kept = found.counts >= min_count
+    if background is not None:
+        usual = _count(_windows(background, None, width, pad, lookup), orders, width)
+        share = found.counts / max(1, found.positions)
+        kept &= share > usual.count_of(found.keys) / max(1, usual.positions)
+    ngrams, counts = found.ngrams[kept], found.counts[kept]
+    if max_ngrams is not None and len(counts) > max_ngrams:
+        most_frequent = np.sort(np.argsort(-counts, kind="stable")[:max_ngrams])
+        ngrams = ngrams[most_frequent]
+    if not len(ngrams):
+        raise ValueError(
+            f"No n-gram is left of {len(found.counts)} seen; lower min_count={min_count}, or check the loss mask."
+        )
+    return KnownNgrams.of(torch.from_numpy(np.ascontiguousarray(ngrams)))
+
+
+@dataclass
+class _Counts:
+    """N-grams seen so far: int64 ``ngrams`` (n, width) with sorted ``keys`` and ``counts`` (n,)."""
+
+    ngrams: np.ndarray
+    keys: np.ndarray
+    counts: np.ndarray
+    positions: int
+
+    def count_of(self, keys: np.ndarray) -> np.ndarray:
+        """How often each key was seen; 0 for keys that were not."""
+        if not len(self.keys):
+            return np.zeros(len(keys), dtype=np.int64)
+        at = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
+        return np.where(self.keys[at] == keys, self.counts[at], 0)
+
+
+def _windows(
+    ids: Iterable[Sequence[int]],
+    loss_mask: Iterable[Sequence[bool]] | None,
+    width: int,
+    pad: int,
+    lookup: np.ndarray | None,
+) -> Iterator[np.ndarray]:
+    """For each text an int64 ``(n, width)`` array of windows, newest id first, at the positions that predict the loss."""
+    masks: Iterator[Sequence[bool] | None] = iter(lambda: None, 0) if loss_mask is None else iter(loss_mask)
+    for text, mask in zip(ids, masks, strict=False):
+        tokens = np.asarray(text, dtype=np.int64)
+        if lookup is not None:
+            tokens = lookup[tokens]
+        padded = np.concatenate([np.full(width - 1, pad, dtype=np.int64), tokens])
+        windows = np.lib.stride_tricks.sliding_window_view(padded, width)[:, ::-1]
+        if mask is not None:
+            if len(mask) != len(tokens):
+                raise ValueError(f"A text of {len(tokens)} tokens has a loss mask of {len(mask)}; they must be equal.")
+            # The position before a token of the loss is the one that predicts it.
+            windows = windows[:-1][np.asarray(mask, dtype=bool)[1:]]
+        yield windows
+
+
+def _count(windows: Iterable[np.ndarray], orders: Sequence[int], width: int) -> _Counts:
+    """Count the n-grams of every order, merging blocks of about a million so that memory follows distinct n-grams."""
+    seen = _Counts(np.empty((0, width), np.int64), np.empty(0, np.int64), np.empty(0, np.int64), 0)
+    block: list[np.ndarray] = []
+    size = 0
+    for window in windows:
+        block.append(window)
+        size += len(window)
+        if size >= 1 << 18:
+            seen = _merge(seen, np.concatenate(block), orders)
+            block, size = [], 0
+    return _merge(seen, np.concatenate(block), orders) if size else seen
+
+
+def _merge(seen: _Counts, windows: np.ndarray, orders: Sequence[int]) -> _Counts:
+    """Add the n-grams that end in ``windows`` (n, width) to what was counted."""
+    parts, counts = [seen.ngrams], [seen.counts]
+    for order in orders:
+        ngrams = np.full(windows.shape, -1, dtype=np.int64)
+        ngrams[:, :order] = windows[:, :order]
+        parts.append(ngrams)
+        counts.append(np.ones(len(ngrams), dtype=np.int64))
+    everything, weights = np.concatenate(parts), np.concatenate(counts)
+    keys, first, inverse = np.unique(
+        _keys(torch.from_numpy(everything)).numpy(), return_index=True, return_inverse=True
+    )
+    total = np.bincount(inverse, weights=weights, minlength=len(keys)).astype(np.int64)
+    return _Counts(everything[first], keys, total, seen.positions + len(windows))

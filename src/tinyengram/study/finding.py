@@ -1,0 +1,79 @@
+"""The finding in plain words: every sentence follows from an interval, and none says more than the numbers."""
+
+from __future__ import annotations
+
+from tinyengram.study.results import Comparison, Measurement, Results
+from tinyengram.study.statistics import Difference
+
+
+def describe_finding(results: Results) -> str:
+    """One paragraph: what was matched, what each arm lost, whether a difference was shown, and what limits it."""
+    sentences = [sentence for comparison in results.comparisons for sentence in _compared(results, comparison)]
+    if not results.comparisons:
+        sentences = ["The study has one arm, so nothing was compared."]
+    sentences += _limits(results)
+    return " ".join(sentences)
+
+
+def points(value: float) -> str:
+    """A share as percentage points with its sign."""
+    return f"{100 * value:+.1f}"
+
+
+def interval(difference: Difference) -> str:
+    """A difference in points with its 95% interval."""
+    return f"{points(difference.mean)} points (95% interval {points(difference.low)} to {points(difference.high)})"
+
+
+def _compared(results: Results, comparison: Comparison) -> list[str]:
+    arm, reference = comparison.arm, comparison.reference
+    if comparison.mc2 is None:
+        return [f"{arm} never reached the eval loss of any checkpoint of {reference}, so the two are not compared."]
+    sentences = []
+    if comparison.missed:
+        sentences.append(f"{arm} did not reach {reference}'s loss with seed {_listed(comparison.missed)}.")
+    for seed in comparison.reached:
+        ours = _one(results, arm, seed, "matched", None)
+        theirs = _one(results, reference, seed, "matched reference", arm)
+        sentences.append(
+            f"With seed {seed}, {arm} reached an eval loss of {_loss(results, ours):.4f} at step {ours.step}, {reference} "
+            f"{_loss(results, theirs):.4f} at step {theirs.step}; against the base, MC2 of {reference} changed by "
+            f"{_judged(theirs)} and that of {arm} by {_judged(ours)}. The log-likelihoods of choices moved from the base's "
+            f"by {theirs.shift:.3f} nats on average under {reference} and by {ours.shift:.3f} under {arm}."
+        )
+    if comparison.mc2.shown:
+        verdict = f"{arm} kept {'more' if comparison.mc2.mean > 0 else 'less'} of MC2 than {reference} at matched loss"
+    else:
+        verdict = f"No difference in MC2 between {arm} and {reference} at matched loss is shown"
+    sentences.append(f"{verdict}: {interval(comparison.mc2)}.")
+    return sentences
+
+
+def _judged(measurement: Measurement) -> str:
+    assert measurement.delta_mc2 is not None
+    judged = "" if measurement.delta_mc2.shown else ", no change shown"
+    return f"{interval(measurement.delta_mc2)}{judged}"
+
+
+def _limits(results: Results) -> list[str]:
+    seeds, data = len(results.study.seeds), results.data
+    limits = [f"Scores are those of {data.question_label}, in the plain prompt, with {data.questions_asked} questions."]
+    if seeds == 1:
+        limits.append("This is one run per arm: intervals cover the choice of questions, not that of seeds.")
+    return limits
+
+
+def _one(results: Results, arm: str, seed: int, role: str, matched_with: str | None) -> Measurement:
+    return next(
+        row
+        for row in results.measurements
+        if (row.arm, row.seed, row.role, row.matched_with) == (arm, seed, role, matched_with)
+    )
+
+
+def _loss(results: Results, row: Measurement) -> float:
+    return row.eval_loss_whole if results.study.loss_on == "whole" else row.eval_loss_answer
+
+
+def _listed(seeds: list[int]) -> str:
+    return ", ".join(map(str, seeds))

@@ -1,0 +1,107 @@
+"""``results.json``: everything a report may say, in a schema with a version."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+from tinyengram.hardware import Hardware
+from tinyengram.sources.provenance import Provenance
+from tinyengram.study.plan import Study
+from tinyengram.study.statistics import Difference
+from tinyengram.training import Trajectory
+
+SCHEMA_VERSION = 1
+
+Role = Literal["base", "matched reference", "matched", "last"]
+
+
+class Measurement(BaseModel):
+    """One row of the experiment's table: a checkpoint with what it learned and what it still knows.
+
+    Attributes:
+        arm: Arm, or ``base``.
+        role: Why this checkpoint was scored.
+        matched_with: For a matched reference: the arm that it is matched to.
+        seed: Of the arm; None for the base.
+        step: Optimizer steps.
+        eval_loss_whole, eval_loss_answer: Nats per token.
+        mc1, mc2: Means over questions.
+        shift: Mean absolute change of a choice's log-likelihood from the base, in nats; None for the base.
+        delta_mc1, delta_mc2: Against the base, paired by question; None for the base.
+        scores_file: Row by row, relative to the run folder.
+    """
+
+    arm: str
+    role: Role
+    matched_with: str | None = None
+    seed: int | None
+    step: int
+    eval_loss_whole: float
+    eval_loss_answer: float
+    mc1: float
+    mc2: float
+    shift: float | None
+    delta_mc1: Difference | None
+    delta_mc2: Difference | None
+    scores_file: str
+
+
+class Comparison(BaseModel):
+    """One arm against the reference at matched eval loss, over all seeds in which it was reached.
+
+    Attributes:
+        arm, reference: Names.
+        reached: Seeds in which the arm came down to some checkpoint of the reference.
+        missed: Seeds in which it never did.
+        mc1, mc2: Arm minus reference at the matched pair; None if never reached.
+    """
+
+    arm: str
+    reference: str
+    reached: list[int]
+    missed: list[int]
+    mc1: Difference | None
+    mc2: Difference | None
+
+
+class DataAccount(BaseModel):
+    """What became of every row of data and every question."""
+
+    train_examples: int
+    eval_examples: int
+    too_long: int
+    skipped: list[dict[str, str]]
+    dropped: dict[str, int]
+    train_tokens: int
+    data: Provenance
+    questions: Provenance
+    question_label: str
+    questions_asked: int
+    questions_dropped: dict[str, int]
+
+
+class RunProvenance(BaseModel):
+    """On what and with what a study was run."""
+
+    versions: dict[str, str]
+    hardware: Hardware
+    threads: int
+    commit: str | None
+    base: Provenance
+    created: str
+
+
+class Results(BaseModel):
+    """A finished study."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    study: Study
+    provenance: RunProvenance
+    data: DataAccount
+    trajectories: list[Trajectory]
+    measurements: list[Measurement]
+    comparisons: list[Comparison]
+    seconds: dict[str, float]
+    finding: str

@@ -1,0 +1,489 @@
+"""Run a study: check everything, train what is missing, match, score, and write down what was found.
+
+The run folder holds ``plan.yaml``, ``provenance.json``, ``arms/<arm>/seed-<n>/``, ``scores/``, ``results.json`` and
+``report.html``. Each file is written whole or not at all, so the same command continues after any interruption.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from tinyengram.files import sha256_of, write_atomically
+from tinyengram.study.finding import describe_finding
+from tinyengram.study.matching import match, trained
+from tinyengram.study.plan import Study, StudyError
+from tinyengram.study.results import Comparison, DataAccount, Measurement, Results, Role, RunProvenance
+from tinyengram.study.statistics import Difference, paired_difference
+from tinyengram.training import StepEvent, Trajectory, TrajectoryPoint
+
+if TYPE_CHECKING:
+    from tinyengram.scoring.truthfulqa import TruthfulQAScores
+    from tinyengram.sources import Base
+    from tinyengram.tasks.chat import EncodedExample
+    from tinyengram.tasks.questions import TruthfulQA
+
+_PACKAGES = ("tinyengram", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "numpy", "scipy")
+# Adapter weights of every checkpoint in float32, and twice that once for the optimizer.
+_BYTES_PER_PARAMETER = 4
+_OPTIMIZER_COPIES = 2
+
+
+@dataclass(frozen=True)
+class PhaseEvent:
+    """A part of the run begins."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class ScoreEvent:
+    """Questions answered so far by one checkpoint."""
+
+    label: str
+    done: int
+    total: int
+
+
+Event = PhaseEvent | ScoreEvent | StepEvent
+
+
+@dataclass
+class _Material:
+    """What every arm shares."""
+
+    base: Base
+    train: list[EncodedExample]
+    held_out: list[EncodedExample]
+    questions: TruthfulQA
+    account: DataAccount
+
+
+def run_study(study: Study, out: Path, on_event: Callable[[Event], None] = lambda event: None) -> Results:
+    """Run a study in a folder, or finish what an earlier call began there.
+
+    Args:
+        study: What to run.
+        out: Run folder; created if need be.
+        on_event: Told how the run is doing.
+
+    Returns:
+        What is also written to ``results.json``; ``report.html`` lies beside it.
+
+    Raises:
+        TinyEngramError: Something in the study, its data or the folder cannot be used; nothing was trained then.
+    """
+    from tinyengram.report.page import render_page
+
+    clock = _Clock(out / "seconds.json")
+    _check_folder(study, out)
+    on_event(PhaseEvent("Preparing base, data and questions"))
+    with clock.phase("prepare"):
+        material = _prepare(study)
+        _check_arms(study, material, out)
+    write_atomically(out / "plan.yaml", _plan_text(study))
+    provenance = _provenance(material.base)
+    write_atomically(out / "provenance.json", provenance.model_dump_json(indent=2))
+    trajectories = _train(study, material, out, clock, on_event)
+    scorer = _Scorer(study, material, out, clock, on_event)
+    measurements, comparisons = _compare(study, trajectories, scorer)
+    results = Results(
+        study=study,
+        provenance=provenance,
+        data=material.account,
+        trajectories=trajectories,
+        measurements=measurements,
+        comparisons=comparisons,
+        seconds=clock.seconds,
+        finding="",
+    )
+    results.finding = describe_finding(results)
+    write_atomically(out / "results.json", results.model_dump_json(indent=2))
+    write_atomically(out / "report.html", render_page(results))
+    return results
+
+
+# --- checks ----------------------------------------------------------------------------------------------------------
+
+
+def _plan_text(study: Study) -> str:
+    return yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _check_folder(study: Study, out: Path) -> None:
+    """Refuse a folder that holds something else, or that cannot be written."""
+    plan = out / "plan.yaml"
+    if plan.exists():
+        held = yaml.safe_load(plan.read_text())
+        changed = _first_difference(held, study.model_dump(mode="json"))
+        if changed:
+            raise StudyError(
+                f"{out} holds the results of another study: {changed}. Choose another --out, or delete the folder; "
+                "nothing in it was changed."
+            )
+    elif out.exists() and (not out.is_dir() or any(path.name != "seconds.json" for path in out.iterdir())):
+        raise StudyError(f"{out} is not empty and holds no study. Choose another --out; nothing in it was changed.")
+    try:
+        write_atomically(out / ".writable", "")
+        (out / ".writable").unlink()
+    except OSError as error:
+        raise StudyError(f"The run folder {out} cannot be written ({error.strerror}). Choose another --out.") from error
+
+
+def _first_difference(held: Any, wanted: Any, where: str = "") -> str | None:
+    """Where two plans first differ, in words."""
+    if isinstance(held, dict) and isinstance(wanted, dict):
+        for key in [*held, *(key for key in wanted if key not in held)]:
+            inner = f"{where}.{key}" if where else str(key)
+            if key not in held or key not in wanted:
+                return f"{inner} is only in {'its' if key in held else 'the new'} plan"
+            difference = _first_difference(held[key], wanted[key], inner)
+            if difference:
+                return difference
+        return None
+    return None if held == wanted else f"{where} is {held!r} there, {wanted!r} now"
+
+
+def _check_arms(study: Study, material: _Material, out: Path) -> None:
+    """Put every arm's adapter on a hollow copy of the base, and see whether the disk holds the checkpoints."""
+    from tinyengram.training import check_config, peft_config
+
+    needed = 0
+    for name, arm in study.arms.items():
+        try:
+            config = peft_config(arm.method, arm.options, base=material.base, train=material.train)
+            parameters = check_config(config, material.base)
+        except Exception as error:
+            if type(error).__module__.startswith("tinyengram"):
+                raise StudyError(f"Arm {name!r}: {error}") from error
+            raise
+        settings = study.settings(name)
+        stops = math.ceil(_total_steps(study, name, len(material.train)) / settings.eval_every)
+        needed += parameters * _BYTES_PER_PARAMETER * (stops + _OPTIMIZER_COPIES) * len(study.seeds)
+    free = shutil.disk_usage(out).free
+    if needed > free:
+        raise StudyError(
+            f"The checkpoints need about {needed / 1e9:.1f} GB and {out} has {free / 1e9:.1f} GB free. Free some space, raise "
+            "eval_every, or choose another --out."
+        )
+
+
+def _total_steps(study: Study, arm: str, examples: int) -> int:
+    settings = study.settings(arm)
+    if settings.max_steps is not None:
+        return settings.max_steps
+    per_epoch = math.ceil(examples / (settings.batch_size * settings.gradient_accumulation))
+    return math.ceil(per_epoch * (settings.epochs or 1))
+
+
+def _prepare(study: Study) -> _Material:
+    """Load what every arm shares and account for every row."""
+    from tinyengram.tasks.chat import encode_all
+    from tinyengram.tasks.questions import load_truthfulqa
+    from tinyengram.tasks.tool_calls import load_tool_calls
+
+    base = _load_base(study)
+    data = load_tool_calls(
+        study.data.name,
+        format=study.data.format,
+        max_bad_rows=study.data.max_bad_rows,
+        split_seed=study.data.split_seed,
+        eval_fraction=study.data.eval_fraction,
+        # Limits count examples that are used, so they are applied behind the limit on length.
+        eval_limit=None,
+        train_limit=None,
+        revision=study.data.revision,
+    )
+    encoded = {
+        part: encode_all(
+            calls,
+            base.tokenizer,
+            template=study.data.template,
+            max_length=study.data.max_length,
+            on_too_long=study.data.on_too_long,
+        )
+        for part, calls in (("train", data.train), ("eval", data.eval))
+    }
+    questions = load_truthfulqa(study.truthfulqa.name, limit=study.truthfulqa.limit)
+    train = encoded["train"].examples[: study.data.train_limit]
+    held_out = encoded["eval"].examples[: study.data.eval_limit]
+    account = DataAccount(
+        train_examples=len(train),
+        eval_examples=len(held_out),
+        too_long=sum(part.too_long for part in encoded.values()),
+        skipped=[row.model_dump() for row in data.skipped],
+        dropped=data.dropped,
+        train_tokens=sum(len(example.input_ids) for example in train),
+        data=data.provenance,
+        questions=questions.provenance,
+        question_label=questions.label,
+        questions_asked=len(questions.questions),
+        questions_dropped=questions.dropped,
+    )
+    return _Material(base, train, held_out, questions, account)
+
+
+def _load_base(study: Study) -> Base:
+    from tinyengram.sources import load_base
+
+    return load_base(
+        study.base.name,
+        dtype=study.base.dtype,
+        revision=study.base.revision,
+        trust_remote_code=study.base.trust_remote_code,
+    )
+
+
+def _provenance(base: Base) -> RunProvenance:
+    import torch
+
+    from tinyengram.hardware import describe
+
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return RunProvenance(
+        versions=versions,
+        hardware=describe(),
+        threads=torch.get_num_threads(),
+        commit=_commit(),
+        base=base.provenance,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _commit() -> str | None:
+    """Commit of this code when it runs from a checkout, marked when files differ from it."""
+    import subprocess
+
+    folder = Path(__file__).parent
+    run = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    ) if shutil.which("git") else None
+    return run.stdout.strip() if run is not None and run.returncode == 0 else None
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+class _Clock:
+    """Wall time by phase, added up over all calls that worked on a run."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.seconds: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - begun
+            write_atomically(self._file, json.dumps(self.seconds, indent=2))
+
+
+def _train(
+    study: Study, material: _Material, out: Path, clock: _Clock, on_event: Callable[[Event], None]
+) -> list[Trajectory]:
+    """Train every arm with every seed, or take what is there already."""
+    from tinyengram.training import peft_config, read_trajectory, train_arm
+
+    trajectories = []
+    for seed in study.seeds:
+        for name, arm in study.arms.items():
+            folder = out / "arms" / name / f"seed-{seed}"
+            done = read_trajectory(folder)
+            if done is not None and done.finished:
+                trajectories.append(done)
+                continue
+            on_event(PhaseEvent(f"Training {name}, seed {seed}"))
+            with clock.phase(f"train {name}"):
+                base = _load_base(study)
+                trajectories.append(
+                    train_arm(
+                        arm=name,
+                        base=base,
+                        config=peft_config(arm.method, arm.options, base=base, train=material.train),
+                        train=material.train,
+                        eval=material.held_out,
+                        settings=study.settings(name),
+                        seed=seed,
+                        folder=folder,
+                        on_step=on_event,
+                    )
+                )
+    return trajectories
+
+
+# --- scoring and comparing -------------------------------------------------------------------------------------------
+
+
+class _Scorer:
+    """Scores checkpoints, each once for one set of questions, whatever run asks."""
+
+    def __init__(
+        self, study: Study, material: _Material, out: Path, clock: _Clock, on_event: Callable[[Event], None]
+    ) -> None:
+        self._study, self._material, self._out, self._clock, self._on_event = study, material, out, clock, on_event
+        asked = json.dumps(
+            [[q.id, q.question, q.mc1_choices, q.mc2_choices, q.mc2_labels] for q in material.questions.questions]
+        )
+        self._questions_key = hashlib.sha256(asked.encode()).hexdigest()[:16]
+
+    def scores(self, label: str, checkpoint: Path | None) -> tuple[TruthfulQAScores, str]:
+        """Scores of a checkpoint (None: the base) and the file that holds them, relative to the run folder."""
+        from tinyengram.scoring.truthfulqa import TruthfulQAScores
+
+        adapter_key = "base" if checkpoint is None else _adapter_key(checkpoint)
+        file = self._out / "scores" / f"truthfulqa-{self._questions_key}-{adapter_key}.json"
+        relative = str(file.relative_to(self._out))
+        if file.exists():
+            return TruthfulQAScores.model_validate_json(file.read_text()), relative
+        with self._clock.phase("score"):
+            scores = self._score(label, checkpoint)
+        write_atomically(file, scores.model_dump_json(indent=1))
+        return scores, relative
+
+    def _score(self, label: str, checkpoint: Path | None) -> TruthfulQAScores:
+        from peft import PeftModel
+
+        from tinyengram.scoring.truthfulqa import score_truthfulqa
+
+        base = _load_base(self._study)
+        model: Any = base.model if checkpoint is None else PeftModel.from_pretrained(base.model, str(checkpoint))
+        total, done = len(self._material.questions.questions), 0
+
+        def tell(count: int) -> None:
+            nonlocal done
+            done += count
+            self._on_event(ScoreEvent(label, done, total))
+
+        self._on_event(ScoreEvent(label, 0, total))
+        return score_truthfulqa(model.eval(), base.tokenizer, self._material.questions.questions, on_done=tell)
+
+
+def _adapter_key(checkpoint: Path) -> str:
+    """Identifies an adapter by what its files hold."""
+    digest = hashlib.sha256()
+    for file in sorted(checkpoint.glob("adapter_*")):
+        digest.update(f"{file.name} {sha256_of(file)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _compare(
+    study: Study, trajectories: Sequence[Trajectory], scorer: _Scorer
+) -> tuple[list[Measurement], list[Comparison]]:
+    """Score the base, every matched pair and the reference's last checkpoint; compare the pairs."""
+    of = {(trajectory.arm, trajectory.seed): trajectory for trajectory in trajectories}
+    base_scores, base_file = scorer.scores("base", None)
+    start = trajectories[0].points[0]
+    measurements = [
+        Measurement(
+            arm="base",
+            role="base",
+            seed=None,
+            step=0,
+            eval_loss_whole=start.eval_loss_whole,
+            eval_loss_answer=start.eval_loss_answer,
+            mc1=base_scores.mc1,
+            mc2=base_scores.mc2,
+            shift=None,
+            delta_mc1=None,
+            delta_mc2=None,
+            scores_file=base_file,
+        )
+    ]
+
+    def measure(
+        arm: str, seed: int, point: TrajectoryPoint, role: Role, matched_with: str | None = None
+    ) -> TruthfulQAScores:
+        assert point.checkpoint is not None
+        checkpoint = scorer._out / "arms" / arm / f"seed-{seed}" / point.checkpoint
+        scores, file = scorer.scores(f"{arm}, seed {seed}, step {point.step}", checkpoint)
+        measurements.append(_measurement(arm, seed, point, role, matched_with, scores, base_scores, file))
+        return scores
+
+    comparisons = []
+    for name in study.arms:
+        if name == study.reference:
+            continue
+        before, after, reached, missed = [], [], [], []
+        for seed in study.seeds:
+            pair = match(of[study.reference, seed], of[name, seed])
+            if pair is None:
+                missed.append(seed)
+                continue
+            reached.append(seed)
+            before.append(measure(study.reference, seed, pair.reference, "matched reference", name))
+            after.append(measure(name, seed, pair.other, "matched"))
+        comparisons.append(
+            Comparison(
+                arm=name,
+                reference=study.reference,
+                reached=reached,
+                missed=missed,
+                mc1=_difference(before, after, "mc1") if reached else None,
+                mc2=_difference(before, after, "mc2") if reached else None,
+            )
+        )
+    for seed in study.seeds:
+        measure(study.reference, seed, trained(of[study.reference, seed].points)[-1], "last")
+    return measurements, comparisons
+
+
+def _measurement(
+    arm: str,
+    seed: int,
+    point: TrajectoryPoint,
+    role: Role,
+    matched_with: str | None,
+    scores: TruthfulQAScores,
+    base_scores: TruthfulQAScores,
+    file: str,
+) -> Measurement:
+    from tinyengram.scoring.truthfulqa import mean_absolute_shift
+
+    return Measurement(
+        arm=arm,
+        role=role,
+        matched_with=matched_with,
+        seed=seed,
+        step=point.step,
+        eval_loss_whole=point.eval_loss_whole,
+        eval_loss_answer=point.eval_loss_answer,
+        mc1=scores.mc1,
+        mc2=scores.mc2,
+        shift=mean_absolute_shift(scores, base_scores),
+        delta_mc1=_difference([base_scores], [scores], "mc1"),
+        delta_mc2=_difference([base_scores], [scores], "mc2"),
+        scores_file=file,
+    )
+
+
+def _difference(
+    before: Sequence[TruthfulQAScores], after: Sequence[TruthfulQAScores], which: str
+) -> Difference:
+    return paired_difference(
+        [[getattr(row, which) for row in scores.rows] for scores in before],
+        [[getattr(row, which) for row in scores.rows] for scores in after],
+    )

@@ -1,0 +1,1 @@
+"""What is learned (tool calls) and what is asked (questions); knows nothing of who uses it."""

@@ -1,0 +1,536 @@
+"""One arm of a study: a base, a PEFT method and examples become checkpoints and a trajectory.
+
+``transformers.Trainer`` does the training. What is ours: both eval losses at every stop, logits only where the loss needs
+them, and a trajectory file that names exactly the checkpoints that are whole, so that a run that was killed continues from
+the last of them and ends with the same numbers to the bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tinyengram.errors import TinyEngramError, nearest
+from tinyengram.files import write_atomically
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftConfig
+    from torch import nn
+
+    from tinyengram.sources import Base
+    from tinyengram.tasks.chat import EncodedExample
+
+IGNORED = -100
+"""Label of a token that does not count in the loss, as everywhere in transformers."""
+
+_TRAJECTORY_FILE = "trajectory.json"
+
+
+class TrainingSettings(BaseModel):
+    """How an arm is trained; the names are those of ``transformers.TrainingArguments`` where it has them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    learning_rate: float = Field(gt=0)
+    loss_on: Literal["whole", "answer"] = "whole"
+    batch_size: int = Field(default=4, ge=1)
+    gradient_accumulation: int = Field(default=1, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
+    epochs: float | None = Field(default=None, gt=0)
+    eval_every: int = Field(default=50, ge=1)
+    eval_batch_size: int | None = Field(default=None, ge=1)
+    warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
+    lr_scheduler: str = "cosine"
+    weight_decay: float = Field(default=0.005, ge=0)
+    adam_beta2: float = Field(default=0.95, gt=0, lt=1)
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    bf16: bool = False
+    table_learning_rate_factor: float = Field(default=5.0, gt=0)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainingSettings:
+        if (self.max_steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of max_steps and epochs")
+        return self
+
+
+class TrajectoryPoint(BaseModel):
+    """What was measured at one stop of a training run; losses are means over tokens, in nats."""
+
+    step: int
+    tokens: int
+    seconds: float
+    train_loss: float | None
+    eval_loss_whole: float
+    eval_loss_answer: float
+    checkpoint: str | None
+
+
+class Trajectory(BaseModel):
+    """The stops of one arm with one seed, in order of steps; step 0 is the base itself."""
+
+    arm: str
+    seed: int
+    method: str
+    trainable_parameters: int
+    loss_on: Literal["whole", "answer"]
+    points: list[TrajectoryPoint]
+    finished: bool
+
+
+@dataclass(frozen=True)
+class StepEvent:
+    """News of a running arm. ``eval_loss`` (of the loss that is trained) only comes at stops."""
+
+    arm: str
+    seed: int
+    step: int
+    total_steps: int
+    loss: float | None
+    tokens_per_second: float
+    seconds_left: float
+    eval_loss: float | None
+
+
+def peft_config(
+    method: str, options: dict[str, Any], *, base: Base, train: Sequence[EncodedExample] | None = None
+) -> PeftConfig:
+    """Make the PEFT config of an arm from its name and options.
+
+    Engram arms read with the base's own tokenizer unless ``tokenizer_name_or_path`` says otherwise (null: raw ids). For
+    ``memory: exact`` the option ``ngrams`` holds the arguments of :func:`tinyengram.collect_ngrams`, applied to ``train``.
+
+    Args:
+        method: A PEFT method, in any case: ``lora``, ``engram``, ``osf``, …
+        options: Its options, by PEFT's names.
+        base: The base that will be adapted.
+        train: Training examples, for methods that look at them.
+
+    Raises:
+        TinyEngramError: The method or an option is unknown, or a value is refused; names the nearest.
+    """
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    import tinyengram.memory  # noqa: F401 - makes Engram known to PEFT
+
+    known = {str(getattr(name, "value", name)).lower(): config for name, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    if method.lower() not in known:
+        raise TinyEngramError(f"PEFT method {method!r} is unknown.{nearest(method.lower(), known)}")
+    config_class = known[method.lower()]
+    allowed = {field.name for field in dataclasses.fields(config_class)} - {"fingerprint", "peft_type", "auto_mapping"}
+    for name in options:
+        if name not in allowed:
+            raise TinyEngramError(f"Option {name!r} is unknown to the PEFT method {method!r}.{nearest(name, allowed)}")
+    options = {"task_type": "CAUSAL_LM", **options}
+    if method.lower() == "engram":
+        options.setdefault("tokenizer_name_or_path", base.tokenizer.name_or_path)
+        options.setdefault("pad_token_id", base.tokenizer.pad_token_id or 0)
+        if options.get("memory") == "exact":
+            options["ngrams"] = _collect(options, base, train or [])
+    try:
+        return config_class(**options)
+    except (TypeError, ValueError) as error:
+        raise TinyEngramError(f"The options of {method!r} are refused: {error}") from error
+
+
+def _collect(options: dict[str, Any], base: Base, train: Sequence[EncodedExample]) -> Any:
+    """The known n-grams of an exact memory: those that end where a token of the answer is to be predicted."""
+    from tinyengram.memory import collect_ngrams, compress_vocabulary
+
+    if not train:
+        raise TinyEngramError("memory='exact' collects its n-grams from training examples, and there are none.")
+    arguments = dict(options.get("ngrams") or {})
+    tokenizer = options["tokenizer_name_or_path"]
+    compression = compress_vocabulary(base.tokenizer) if tokenizer is not None else None
+    try:
+        return collect_ngrams(
+            [example.input_ids for example in train],
+            [example.answer_mask for example in train],
+            compression=compression,
+            pad_token_id=options["pad_token_id"],
+            **arguments,
+        )
+    except (TypeError, ValueError) as error:
+        raise TinyEngramError(f"ngrams={arguments!r} is refused: {error}") from error
+
+
+def check_config(config: PeftConfig, base: Base) -> int:
+    """Refuse, before anything is trained, a config that does not fit the base.
+
+    The adapter is put on a copy of the base without weights.
+
+    Returns:
+        Number of trainable parameters.
+
+    Raises:
+        TinyEngramError: PEFT or the method refuses; its reason is passed on.
+    """
+    import copy
+
+    import torch
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        hollow = AutoModelForCausalLM.from_config(base.model.config)
+        try:
+            model = get_peft_model(hollow, copy.deepcopy(config))
+        except (ValueError, TypeError, NotImplementedError) as error:
+            raise TinyEngramError(f"{type(config).__name__} does not fit the base: {error}") from error
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def collate(examples: Sequence[EncodedExample], *, loss_on: str, pad_token_id: int) -> dict[str, torch.Tensor]:
+    """Pad examples to the right into one batch.
+
+    Args:
+        examples: At least one.
+        loss_on: ``"whole"``: every token but the first is a label; ``"answer"``: those of the answer.
+        pad_token_id: Fills up ``input_ids``; never attended to.
+
+    Returns:
+        ``input_ids``, ``attention_mask`` and ``labels``, int64 ``(batch, longest)``; labels are not shifted.
+    """
+    import torch
+
+    longest = max(len(example.input_ids) for example in examples)
+    shape = (len(examples), longest)
+    ids = torch.full(shape, pad_token_id, dtype=torch.long)
+    attention = torch.zeros(shape, dtype=torch.long)
+    labels = torch.full(shape, IGNORED, dtype=torch.long)
+    for row, example in enumerate(examples):
+        length = len(example.input_ids)
+        tokens = torch.tensor(example.input_ids)
+        counts = torch.tensor(example.answer_mask) if loss_on == "answer" else torch.ones(length, dtype=torch.bool)
+        ids[row, :length] = tokens
+        attention[row, :length] = 1
+        labels[row, :length] = torch.where(counts, tokens, IGNORED)
+    labels[:, 0] = IGNORED  # Nothing predicts the first token.
+    return {"input_ids": ids, "attention_mask": attention, "labels": labels}
+
+
+def predicting_positions(labels: torch.Tensor) -> torch.Tensor:
+    """Positions whose logits the loss needs in at least one row, int64 ``(n,)``: those before a label."""
+    return (labels[:, 1:] != IGNORED).any(dim=0).nonzero().flatten()
+
+
+def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of each label in nats, float32 ``(batch, n)``, zero where there is none.
+
+    Args:
+        logits: ``(batch, length, vocab)``, or ``(batch, n, vocab)`` at :func:`predicting_positions` only.
+        labels: int64 ``(batch, length)``.
+    """
+    from torch.nn import functional as F
+
+    positions = predicting_positions(labels)
+    if logits.shape[1] != len(positions):
+        logits = logits[:, positions]
+    targets = labels[:, positions + 1]
+    losses = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
+    return losses.view(targets.shape)
+
+
+def eval_losses(
+    model: nn.Module, examples: Sequence[EncodedExample], *, batch_size: int, pad_token_id: int
+) -> tuple[float, float]:
+    """Mean loss per token on held-out examples, over the whole text and over the answer alone, from one reading.
+
+    Args:
+        model: In any mode; it is read in evaluation mode and put back.
+        examples: Held-out examples; read in order of length, so that little is padding.
+        batch_size: Examples at a time.
+        pad_token_id: See :func:`collate`.
+
+    Returns:
+        ``(whole, answer)`` in nats per token.
+    """
+    import torch
+
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    sums, counts = torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    ordered = sorted(examples, key=lambda example: (len(example.input_ids), example.id))
+    with torch.no_grad():
+        for start in range(0, len(ordered), batch_size):
+            part = ordered[start : start + batch_size]
+            whole = collate(part, loss_on="whole", pad_token_id=pad_token_id)
+            answer = collate(part, loss_on="answer", pad_token_id=pad_token_id)["labels"]
+            labels = whole.pop("labels").to(device)
+            inputs = {name: tensor.to(device) for name, tensor in whole.items()}
+            losses = token_losses(model(**inputs, use_cache=False).logits, labels).cpu().double()
+            in_answer = answer[:, predicting_positions(labels.cpu()) + 1] != IGNORED
+            sums += torch.stack([losses.sum(), losses[in_answer].sum()])
+            counts += torch.tensor([(labels != IGNORED).sum().item(), in_answer.sum().item()])
+    model.train(training)
+    whole_loss, answer_loss = (sums / counts.clamp(min=1)).tolist()
+    return whole_loss, answer_loss
+
+
+def train_arm(
+    *,
+    arm: str,
+    base: Base,
+    config: PeftConfig,
+    train: Sequence[EncodedExample],
+    eval: Sequence[EncodedExample],
+    settings: TrainingSettings,
+    seed: int,
+    folder: Path,
+    on_step: Callable[[StepEvent], None] | None = None,
+) -> Trajectory:
+    """Train one arm with one seed, or finish what an earlier call began.
+
+    Args:
+        arm: Name in the study.
+        base: A base of its own: it is changed in place.
+        config: From :func:`peft_config`.
+        train: Training examples; their order depends on the seed alone, so it is the same for every arm.
+        eval: Held-out examples, never trained on.
+        settings: How to train.
+        seed: Fixes initialisation, order and dropout.
+        folder: Receives ``trajectory.json`` and ``checkpoint-<step>/`` with the adapter of every stop.
+        on_step: Called after every optimizer step and at every stop.
+
+    Returns:
+        The finished trajectory.
+
+    Raises:
+        KeyboardInterrupt: Passed on; a later call continues from the last whole checkpoint.
+    """
+    from peft import get_peft_model
+    from transformers import set_seed
+
+    done = read_trajectory(folder)
+    if done is not None and done.finished:
+        return done
+    set_seed(seed)  # For the adapter's own first values; Trainer seeds again for the order of the data.
+    model: Any = get_peft_model(base.model, config)
+    trajectory = Trajectory(
+        arm=arm,
+        seed=seed,
+        method=str(getattr(config.peft_type, "value", config.peft_type)).lower(),
+        trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        loss_on=settings.loss_on,
+        points=done.points if done else [],
+        finished=False,
+    )
+    last = next((point.checkpoint for point in reversed(trajectory.points) if point.checkpoint), None)
+    _drop_unfinished_checkpoints(folder, trajectory)
+    trainer = _make_trainer(model, base, train, eval, settings, seed, folder, trajectory, on_step)
+    trainer.train(resume_from_checkpoint=str(folder / last) if last else None)
+    trajectory.finished = True
+    _write_trajectory(folder, trajectory)
+    for point in trajectory.points:
+        if point.checkpoint:
+            _keep_adapter_only(folder / point.checkpoint)
+    return trajectory
+
+
+def read_trajectory(folder: Path) -> Trajectory | None:
+    """The trajectory written in ``folder`` so far, or None."""
+    file = folder / _TRAJECTORY_FILE
+    return Trajectory.model_validate_json(file.read_text()) if file.exists() else None
+
+
+def _write_trajectory(folder: Path, trajectory: Trajectory) -> None:
+    write_atomically(folder / _TRAJECTORY_FILE, trajectory.model_dump_json(indent=2))
+
+
+def _drop_unfinished_checkpoints(folder: Path, trajectory: Trajectory) -> None:
+    """Remove checkpoints that the trajectory does not name: their writing was cut off."""
+    whole = {point.checkpoint for point in trajectory.points}
+    for path in folder.glob("checkpoint-*"):
+        if path.name not in whole:
+            shutil.rmtree(path)
+
+
+def _keep_adapter_only(checkpoint: Path) -> None:
+    """Drop what only a continuation of the training needs (optimizer, random state) from a checkpoint."""
+    for path in checkpoint.iterdir():
+        if not path.name.startswith("adapter_"):
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+
+
+def _make_trainer(
+    model: Any,
+    base: Base,
+    train: Sequence[EncodedExample],
+    held_out: Sequence[EncodedExample],
+    settings: TrainingSettings,
+    seed: int,
+    folder: Path,
+    trajectory: Trajectory,
+    on_step: Callable[[StepEvent], None] | None,
+) -> Any:
+    """A ``transformers.Trainer`` that evaluates both losses and keeps the trajectory."""
+    import inspect
+    from functools import partial
+
+    import torch
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    from tinyengram.memory.optim import parameter_groups
+
+    pad_token_id = base.tokenizer.pad_token_id or 0
+    takes_positions = "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters
+
+    def batch_of(examples: Sequence[EncodedExample]) -> dict[str, torch.Tensor]:
+        batch = collate(examples, loss_on=settings.loss_on, pad_token_id=pad_token_id)
+        if takes_positions:
+            batch["logits_to_keep"] = predicting_positions(batch["labels"])
+        return batch
+
+    def loss_of(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        losses = token_losses(outputs.logits, labels)
+        return losses.sum() / (num_items_in_batch if num_items_in_batch is not None else (labels != IGNORED).sum())
+
+    class ArmTrainer(Trainer):
+        def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+            if self.optimizer is None:
+                groups = parameter_groups(
+                    self.model, settings.learning_rate, settings.weight_decay, settings.table_learning_rate_factor
+                )
+                self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, settings.adam_beta2))
+            return self.optimizer
+
+        def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+            whole, answer = eval_losses(
+                self.model, held_out, batch_size=self.args.per_device_eval_batch_size, pad_token_id=pad_token_id
+            )
+            trained = whole if settings.loss_on == "whole" else answer
+            metrics = {"eval_loss": trained, "eval_loss_whole": whole, "eval_loss_answer": answer}
+            self.log(dict(metrics))
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+            return metrics
+
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.eval_batch_size or settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        max_steps=settings.max_steps or -1,
+        num_train_epochs=settings.epochs or 1.0,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.lr_scheduler,
+        warmup_steps=settings.warmup_ratio,
+        weight_decay=settings.weight_decay,
+        adam_beta2=settings.adam_beta2,
+        max_grad_norm=settings.max_grad_norm,
+        bf16=settings.bf16,
+        eval_strategy="steps",
+        eval_steps=settings.eval_every,
+        eval_on_start=not trajectory.points,
+        save_strategy="steps",
+        save_steps=settings.eval_every,
+        logging_strategy="steps",
+        logging_steps=1,
+        include_num_input_tokens_seen="non_padding",
+        seed=seed,
+        data_seed=seed,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+    # One process drives one device; several devices are for `torchrun` or `accelerate launch`.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    trainer = ArmTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=list(train),
+        eval_dataset=list(held_out),
+        data_collator=batch_of,
+        compute_loss_func=partial(loss_of),
+        callbacks=[_make_keeper(TrainerCallback, folder, trajectory, settings, on_step)()],
+    )
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _make_keeper(
+    callback_class: type,
+    folder: Path,
+    trajectory: Trajectory,
+    settings: TrainingSettings,
+    on_step: Callable[[StepEvent], None] | None,
+) -> type:
+    """A Trainer callback that writes the trajectory once a checkpoint is whole, and tells how the arm is doing."""
+
+    class TrajectoryKeeper(callback_class):
+        def __init__(self) -> None:
+            self.pending: TrajectoryPoint | None = None
+            self.before = trajectory.points[-1].seconds if trajectory.points else 0.0
+            self.begun = time.monotonic()
+            self.loss: float | None = None
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.begun = time.monotonic()
+            self.first_step, self.first_tokens = state.global_step, state.num_input_tokens_seen
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step >= state.max_steps:
+                control.should_evaluate = control.should_save = True
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **_: Any) -> None:
+            if logs and "loss" in logs:
+                self.loss = logs["loss"]
+                self._tell(state, None)
+
+        def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict | None = None, **_: Any) -> None:
+            assert metrics is not None
+            self.pending = TrajectoryPoint(
+                step=state.global_step,
+                tokens=int(state.num_input_tokens_seen),
+                seconds=self.before + time.monotonic() - self.begun,
+                train_loss=self.loss if state.global_step else None,
+                eval_loss_whole=metrics["eval_loss_whole"],
+                eval_loss_answer=metrics["eval_loss_answer"],
+                checkpoint=f"checkpoint-{state.global_step}" if state.global_step else None,
+            )
+            if not state.global_step:
+                self._commit()
+            self._tell(state, metrics["eval_loss"])
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            previous = trajectory.points[-1].checkpoint if trajectory.points else None
+            self._commit()
+            if previous:
+                _keep_adapter_only(folder / previous)
+
+        def _commit(self) -> None:
+            if self.pending is not None and self.pending.step not in {point.step for point in trajectory.points}:
+                trajectory.points.append(self.pending)
+                _write_trajectory(folder, trajectory)
+            self.pending = None
+
+        def _tell(self, state: Any, eval_loss: float | None) -> None:
+            if on_step is None:
+                return
+            seconds = max(time.monotonic() - self.begun, 1e-9)
+            steps = state.global_step - self.first_step
+            on_step(
+                StepEvent(
+                    arm=trajectory.arm,
+                    seed=trajectory.seed,
+                    step=state.global_step,
+                    total_steps=state.max_steps,
+                    loss=self.loss,
+                    tokens_per_second=(state.num_input_tokens_seen - self.first_tokens) / seconds,
+                    seconds_left=(state.max_steps - state.global_step) * seconds / steps if steps else float("nan"),
+                    eval_loss=eval_loss,
+                )
+            )
+
+    return TrajectoryKeeper
