@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 _MAX_BATCH_TOKENS = 8192
+_LEAST_FILLED = 0.5
 
 
 @dataclass(frozen=True)
@@ -170,8 +171,11 @@ def _score_group(trunk: _Reader, group: list[_Prompt], shared: int, max_batch_to
                 longer.append((len(choice), row, which))
     longer.sort()
     while longer:
-        rows = max(1, max_batch_tokens // (shared + rest.shape[1] + longer[-1][0]))
-        part, longer = longer[-rows:], longer[:-rows]
+        longest = longer[-1][0]
+        rows = max(1, max_batch_tokens // (shared + rest.shape[1] + longest))
+        # Not much shorter ones along: what a row is padded with is read for nothing.
+        fitting = sum(length >= _LEAST_FILLED * longest for length, _, _ in longer[-rows:])
+        part, longer = longer[-fitting:], longer[:-fitting]
         _score_choices(trunk, cache, group, part)
 
 

