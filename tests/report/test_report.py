@@ -1,0 +1,147 @@
+"""The page and the finding say what the results say, no more, and escape what they show."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.study.test_matching import trajectory
+from tinyengram.hardware import Hardware
+from tinyengram.report.figures import loss_figure, retention_figure
+from tinyengram.report.page import render_page
+from tinyengram.report.table import table_rows
+from tinyengram.sources.provenance import Provenance
+from tinyengram.study.finding import describe_finding
+from tinyengram.study.plan import load_study
+from tinyengram.study.results import Comparison, DataAccount, Measurement, Results, RunProvenance
+from tinyengram.study.statistics import Difference
+
+LABEL = "TruthfulQA, embedded subset of 481"
+
+
+def difference(mean: float, low: float, high: float) -> Difference:
+    return Difference(mean=mean, low=low, high=high, p_value=None, questions=100, seeds=1)
+
+
+def measurement(arm: str, role: str, step: int, loss: float, delta: Difference | None, **more) -> Measurement:
+    return Measurement(
+        arm=arm,
+        role=role,  # type: ignore[arg-type]
+        seed=None if arm == "base" else 0,
+        step=step,
+        eval_loss_whole=9.0,
+        eval_loss_answer=loss,
+        mc1=0.25,
+        mc2=0.4 + (delta.mean if delta else 0),
+        shift=None if delta is None else 1.25,
+        delta_mc1=delta,
+        delta_mc2=delta,
+        scores_file="scores/x.json",
+        **more,
+    )
+
+
+@pytest.fixture()
+def results() -> Results:
+    """A study in which Engram kept more than LoRA at matched loss."""
+    study = load_study("quick").model_copy(update={"description": "<script>alert('x')</script>"})
+    asset = Provenance(name="asset & co", kind="embedded", revision="asset==1", sha256="f" * 64)
+    lost = difference(-0.05, -0.08, -0.02)
+    return Results(
+        study=study,
+        provenance=RunProvenance(
+            versions={"torch": "2"},
+            hardware=Hardware(processor="A CPU", cores=2, memory_gib=24, accelerators=[], platform="Linux"),
+            threads=2,
+            commit=None,
+            base=asset,
+            created="2026-01-01T00:00:00+00:00",
+        ),
+        data=DataAccount(
+            train_examples=195,
+            eval_examples=16,
+            too_long=7,
+            skipped=[],
+            dropped={"<b>reason</b>": 3},
+            train_tokens=1000,
+            data=asset,
+            questions=asset,
+            question_label=LABEL,
+            questions_asked=100,
+            questions_dropped={},
+        ),
+        trajectories=[trajectory("lora", [2, 1, 0.5]), trajectory("engram", [2, 0.9, 0.6])],
+        measurements=[
+            measurement("base", "base", 0, 2.0, None),
+            measurement("lora", "matched reference", 10, 1.0, lost, matched_with="engram"),
+            measurement("engram", "matched", 10, 0.9, difference(0.01, -0.01, 0.03)),
+            measurement("lora", "last", 20, 0.5, lost),
+        ],
+        comparisons=[
+            Comparison(
+                arm="engram",
+                reference="lora",
+                reached=[0],
+                missed=[],
+                mc1=difference(0, -0.1, 0.1),
+                mc2=difference(0.06, 0.02, 0.1),
+            )
+        ],
+        seconds={"prepare": 10.0, "train lora": 65.0},
+        finding="",
+    )
+
+
+def test_a_shown_difference_is_told_with_its_interval(results: Results) -> None:
+    finding = describe_finding(results)
+    assert "engram kept more of MC2 than lora at matched loss: +6.0 points (95% interval +2.0 to +10.0)" in finding
+    assert "that of engram by +1.0 points (95% interval -1.0 to +3.0), no change shown" in finding
+    assert "MC2 of lora changed by -5.0 points (95% interval -8.0 to -2.0) and" in finding
+    assert "0.9000 at step 10, lora 1.0000 at step 10" in finding
+    assert LABEL in finding
+    assert "one run per arm" in finding
+
+
+def test_an_interval_with_zero_shows_no_difference(results: Results) -> None:
+    results.comparisons[0].mc2 = difference(0.06, -0.02, 0.1)
+    finding = describe_finding(results)
+    assert "No difference in MC2 between engram and lora at matched loss is shown" in finding
+    assert "kept more" not in finding
+
+
+def test_less_is_called_less(results: Results) -> None:
+    results.comparisons[0].mc2 = difference(-0.06, -0.1, -0.02)
+    assert "engram kept less of MC2 than lora" in describe_finding(results)
+
+
+def test_an_arm_that_never_reached_the_level_is_not_compared(results: Results) -> None:
+    results.comparisons[0] = Comparison(arm="engram", reference="lora", reached=[], missed=[0], mc1=None, mc2=None)
+    finding = describe_finding(results)
+    assert "engram never reached the eval loss of any checkpoint of lora, so the two are not compared" in finding
+    assert "points" not in finding
+    render_page(results)
+
+
+def test_the_table_has_the_experiments_rows(results: Results) -> None:
+    rows = table_rows(results)
+    assert [row.cells[0] for row in rows] == ["smollm2-135m-instruct", "lora", "engram", "lora, trained on"]
+    assert [row.kind for row in rows] == ["base", "matched-reference", "matched", "last"]
+    assert rows[2].cells[6:8] == ("+1.0", "-1.0 to +3.0")
+
+
+def test_the_page_escapes_what_it_shows(results: Results) -> None:
+    page = render_page(results)
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert" in page
+    assert "<b>reason</b>" not in page
+    assert "asset &amp; co" in page
+    assert LABEL in page
+
+
+def test_figures_show_every_point_and_mark_the_pair(results: Results) -> None:
+    lines = {trace.name: trace for trace in loss_figure(results).data}
+    assert list(lines["lora"].y) == [2, 1, 0.5]
+    assert sorted(lines["matched pair"].y) == [0.9, 1.0]
+    points = {trace.name: trace for trace in retention_figure(results).data}
+    assert list(points["lora"].x) == [1.0, 0.5]
+    assert points["lora"].error_y.array[0] == pytest.approx(0.03)
+    assert sorted(points["matched pair"].x) == [0.9, 1.0]

@@ -1,0 +1,70 @@
+"""Intervals pair questions, cover what they claim to cover, and the exact test is exact."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import bootstrap
+
+from tinyengram.study.statistics import paired_difference
+
+
+def test_pairing_narrows_the_interval() -> None:
+    draw = np.random.default_rng(0)
+    before = draw.normal(size=200)
+    after = before + 0.1 + draw.normal(scale=0.05, size=200)
+    found = paired_difference([before.tolist()], [after.tolist()])
+    assert found.mean == pytest.approx((after - before).mean())
+    assert found.high - found.low < 0.03
+    assert found.shown
+
+
+def test_the_interval_is_scipys_percentile_bootstrap() -> None:
+    draw = np.random.default_rng(1)
+    differences = draw.normal(0.3, 1, size=150)
+    found = paired_difference([[0.0] * 150], [differences.tolist()])
+    wanted = bootstrap((differences,), np.mean, method="percentile", n_resamples=20_000, rng=draw).confidence_interval
+    assert found.low == pytest.approx(wanted.low, abs=0.01)
+    assert found.high == pytest.approx(wanted.high, abs=0.01)
+
+
+def test_seeds_widen_the_interval() -> None:
+    draw = np.random.default_rng(2)
+    one = draw.normal(size=100)
+    shifts = (-0.5, 0.0, 0.5)
+    several = paired_difference([one.tolist()] * 3, [(one + shift).tolist() for shift in shifts])
+    assert several.seeds == 3
+    assert several.mean == pytest.approx(0)
+    assert several.low < -0.2
+    assert several.high > 0.2
+    assert not several.shown
+
+
+def test_coverage_is_near_95_percent() -> None:
+    draw = np.random.default_rng(3)
+    covered = 0
+    for _ in range(200):
+        sample = draw.normal(0.2, 1, size=60)
+        found = paired_difference([[0.0] * 60], [sample.tolist()])
+        covered += found.low <= 0.2 <= found.high
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_mcnemar_is_exact() -> None:
+    before = [1.0] * 8 + [0.0] * 2 + [1.0] * 10
+    after = [0.0] * 8 + [1.0] * 2 + [1.0] * 10
+    # Two gains among ten changes: 2 * P(X <= 2), X ~ Binomial(10, 1/2).
+    assert paired_difference([before], [after]).p_value == pytest.approx(2 * (1 + 10 + 45) / 1024)
+    assert paired_difference([before], [before]).p_value == 1
+    assert paired_difference([[0.3, 1.0]], [[0.2, 1.0]]).p_value is None
+
+
+def test_the_same_numbers_each_time() -> None:
+    scores = np.random.default_rng(4).random((2, 1, 50))
+    first, second = (paired_difference(scores[0].tolist(), scores[1].tolist()) for _ in range(2))
+    assert first == second
+
+
+def test_scores_that_do_not_pair_are_refused() -> None:
+    with pytest.raises(ValueError, match="cannot be paired"):
+        paired_difference([[1.0, 2.0]], [[1.0]])

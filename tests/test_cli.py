@@ -1,0 +1,223 @@
+"""The whole study through the command that users run: it finishes, continues after a kill, and refuses in time."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tinyengram.study.plan import presets
+from tinyengram.study.results import Results
+
+SMOKE = presets()["smoke"]
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def tinyengram(*arguments: object, cache: Path, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, env=environment(cache), timeout=300, **options
+    )
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "tinyengram", *map(str, arguments)]
+
+
+def environment(cache: Path) -> dict[str, str]:
+    return {**os.environ, "TINYENGRAM_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """A run folder of the smoke study, run whole."""
+    out = tmp_path_factory.mktemp("runs") / "smoke"
+    run = tinyengram("compare", "smoke", "--out", out, cache=cache)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip().endswith(f"Report: {out / 'report.html'}")
+    return out
+
+
+def study_with(tmp_path: Path, **changes) -> Path:
+    content = yaml.safe_load(SMOKE.read_text())
+    for section in ("data", "truthfulqa"):
+        content[section]["name"] = str(SMOKE.parent / content[section]["name"])
+    for dotted, value in changes.items():
+        *path, last = dotted.split("__")
+        part = content
+        for key in path:
+            part = part[key]
+        part[last] = value
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+def test_help_answers_at_once(cache: Path) -> None:
+    tinyengram("--help", cache=cache)
+    times = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        assert "compare" in tinyengram("--help", cache=cache).stdout
+        times.append(time.perf_counter() - begun)
+    assert min(times) < 0.5
+
+
+class TestFinished:
+    def test_results_follow_the_schema_and_every_row_has_its_file(self, finished: Path) -> None:
+        results = Results.model_validate_json((finished / "results.json").read_text())
+        assert {trajectory.arm for trajectory in results.trajectories} == {"lora", "engram"}
+        assert [row.role for row in results.measurements] == ["base", "matched reference", "matched", "last"]
+        for row in results.measurements:
+            scores = json.loads((finished / row.scores_file).read_text())["rows"]
+            assert sum(one["mc2"] for one in scores) / len(scores) == pytest.approx(row.mc2)
+        for trajectory in results.trajectories:
+            folder = finished / "arms" / trajectory.arm / f"seed-{trajectory.seed}"
+            assert json.loads((folder / "trajectory.json").read_text())["finished"]
+        assert results.provenance.versions.keys() >= {"torch", "peft", "transformers", "tinyengram"}
+
+    def test_the_matched_arm_is_never_above_the_reference(self, finished: Path) -> None:
+        rows = Results.model_validate_json((finished / "results.json").read_text()).measurements
+        loss = {row.role: row.eval_loss_answer for row in rows}
+        assert loss["matched"] <= loss["matched reference"]
+
+    def test_the_page_works_alone_and_names_the_set(self, finished: Path) -> None:
+        page = (finished / "report.html").read_text()
+        without_plotly = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
+        assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", without_plotly)
+        results = Results.model_validate_json((finished / "results.json").read_text())
+        assert results.data.question_label in page
+        for row in results.measurements:
+            assert f"{row.mc2:.4f}" in page
+
+    def test_running_again_trains_and_scores_nothing(self, finished: Path, cache: Path) -> None:
+        before = {path: path.stat().st_mtime_ns for path in finished.rglob("*adapter*")}
+        before |= {path: path.stat().st_mtime_ns for path in (finished / "scores").iterdir()}
+        run = tinyengram("compare", "smoke", "--out", finished, cache=cache)
+        assert run.returncode == 0
+        assert "Training" not in run.stderr
+        assert {path: path.stat().st_mtime_ns for path in before} == before
+
+    def test_the_report_is_made_anew_from_results(self, finished: Path, cache: Path, tmp_path: Path) -> None:
+        shutil.copy(finished / "results.json", tmp_path)
+        assert tinyengram("report", tmp_path, cache=cache).returncode == 0
+        assert (tmp_path / "report.html").read_text() == (finished / "report.html").read_text()
+
+
+def numbers(out: Path) -> list:
+    results = Results.model_validate_json((out / "results.json").read_text())
+    points = [
+        (run.arm, point.step, point.tokens, point.train_loss, point.eval_loss_whole, point.eval_loss_answer)
+        for run in results.trajectories
+        for point in run.points
+    ]
+    return [points, [(row.arm, row.role, row.step, row.mc1, row.mc2) for row in results.measurements], results.finding]
+
+
+@pytest.mark.parametrize("awaited", ["lora, seed 0, step 4", "engram, seed 0, step 4"])
+def test_killed_and_started_again_it_ends_with_the_same_numbers(
+    finished: Path, cache: Path, tmp_path: Path, awaited: str
+) -> None:
+    out = tmp_path / "killed"
+    process = subprocess.Popen(
+        command("compare", "smoke", "--out", out), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment(cache)
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if awaited in line:
+            break
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    assert not (out / "results.json").exists()
+    assert tinyengram("compare", "smoke", "--out", out, cache=cache).returncode == 0
+    assert numbers(out) == numbers(finished)
+
+
+def test_interrupted_it_says_how_to_continue(cache: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        command("compare", "smoke", "--out", tmp_path / "out"),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env=environment(cache),
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "step 0" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 130
+    assert "Run the same command to continue" in rest
+    assert "Traceback" not in rest
+
+
+class TestRefusedBeforeTraining:
+    def refused(self, cache: Path, out: Path, study: object, *parts: str) -> None:
+        run = tinyengram("compare", study, "--out", out, cache=cache)
+        assert run.returncode == 2, run.stderr
+        assert "Traceback" not in run.stderr
+        for part in parts:
+            assert part in run.stderr, run.stderr
+        assert "Training" not in run.stderr
+        assert not (out / "arms").exists()
+
+    @pytest.mark.parametrize(
+        ("changes", "parts"),
+        [
+            ({"data__max_lenght": 3}, ["data.max_lenght", "max_length"]),
+            ({"arms__lora__method": "lorra"}, ["Arm 'lora'", "'lorra'", "Did you mean"]),
+            ({"arms__lora__options": {"rank": 8}}, ["Arm 'lora'", "'rank'"]),
+            ({"arms__engram__options__layer_ids": [1, 9]}, ["Arm 'engram'", "[9]", "4 blocks"]),
+            ({"arms__engram__options__layer_ids": []}, ["Arm 'engram'", "at least one"]),
+            ({"arms__engram__options__layer_ids": [1, 1]}, ["Arm 'engram'", "more than once"]),
+            ({"data__max_length": 10}, ["max_length=10 is shorter than every one"]),
+            ({"data__name": "no/such/file.jsonl"}, ["no/such/file.jsonl", "does not exist"]),
+            ({"base__name": "no-such-base"}, ["no-such-base", "(1)", "(2)", "(3)"]),
+        ],
+    )
+    def test_a_study_that_cannot_run(self, cache: Path, tmp_path: Path, changes: dict, parts: list[str]) -> None:
+        self.refused(cache, tmp_path / "out", study_with(tmp_path, **changes), *parts)
+
+    def test_an_empty_eval_split(self, cache: Path, tmp_path: Path) -> None:
+        one = tmp_path / "one.jsonl"
+        one.write_text('{"instruction": "a", "input": "b", "output": "c"}\n')
+        self.refused(cache, tmp_path / "out", study_with(tmp_path, data__name=str(one)), "eval split", "is empty")
+
+    def test_a_folder_with_another_study(self, finished: Path, cache: Path, tmp_path: Path) -> None:
+        before = (finished / "results.json").read_bytes()
+        run = tinyengram("compare", study_with(tmp_path, training__max_steps=9), "--out", finished, cache=cache)
+        assert run.returncode == 2
+        for part in ("another study", "training.max_steps is 12 there, 9 now"):
+            assert part in run.stderr
+        assert (finished / "results.json").read_bytes() == before
+
+    def test_a_folder_with_other_files(self, cache: Path, tmp_path: Path) -> None:
+        (tmp_path / "mine.txt").write_text("mine")
+        run = tinyengram("compare", "smoke", "--out", tmp_path, cache=cache)
+        assert run.returncode == 2
+        assert "not empty" in run.stderr
+        assert (tmp_path / "mine.txt").read_text() == "mine"
+
+    def test_a_folder_that_cannot_be_written(self, cache: Path) -> None:
+        run = tinyengram("compare", "smoke", "--out", "/proc/tinyengram", cache=cache)
+        assert run.returncode == 2
+        assert "cannot be written" in run.stderr
+
+    def test_a_full_disk(self, cache: Path, tmp_path: Path) -> None:
+        study = study_with(tmp_path, arms__lora__options={"r": 60000, "target_modules": "all-linear"}, training__max_steps=200_000)
+        self.refused(cache, tmp_path / "out", study, "GB free", "eval_every")
