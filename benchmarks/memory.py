@@ -29,7 +29,7 @@ EXACT: dict[str, Any] = {"layer_ids": [1, 2, 3, 4], "memory": "exact", "n_embed_
 def median_seconds(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
     """Median time of each call; the calls take turns, so that a noisy moment hits them all."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for name, call in calls.items():
+    for call in calls.values():
         call()
     for _ in range(REPEATS):
         for name, call in calls.items():
@@ -50,7 +50,8 @@ def models(ids: torch.Tensor) -> dict[str, Any]:
     }
     base = load_base("smollm2-135m-instruct").model
     adapted = {
-        name: get_peft_model(load_base("smollm2-135m-instruct").model, config).eval() for name, config in configs.items()
+        name: get_peft_model(load_base("smollm2-135m-instruct").model, config).eval()
+        for name, config in configs.items()
     }
     return {"base": base, **adapted}
 

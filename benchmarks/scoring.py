@@ -1,6 +1,7 @@
 """Scores with shared prefixes against reading every prompt whole, in one process (SmolLM2-135M).
 
-The peer reads each question's whole prompt once for every choice, as lm-evaluation-harness does, in batches of equal size.
+The peer reads each question's whole prompt once for every choice, as lm-evaluation-harness does, in batches of equal
+size.
 Run: make bench
 """
 
@@ -44,8 +45,8 @@ def main() -> None:
                 worst = max(worst, abs(found - row.log_likelihoods[choice]))
     whole = (time.perf_counter() - begun) / SAMPLE
     print(
-        f"TruthfulQA MC1 and MC2: {ours:.2f} s a question over {QUESTIONS}, reading prompts whole {whole:.2f} s over {SAMPLE}: "
-        f"{whole / ours:.1f}x; largest difference of a log-likelihood {worst:.1e}"
+        f"TruthfulQA MC1 and MC2: {ours:.2f} s a question over {QUESTIONS}, reading prompts whole {whole:.2f} s over "
+        f"{SAMPLE}: {whole / ours:.1f}x; largest difference of a log-likelihood {worst:.1e}"
     )
 
 

@@ -132,7 +132,11 @@ def test_killed_and_started_again_it_ends_with_the_same_numbers(
 ) -> None:
     out = tmp_path / "killed"
     process = subprocess.Popen(
-        command("compare", "smoke", "--out", out), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment(cache)
+        command("compare", "smoke", "--out", out),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env=environment(cache),
     )
     assert process.stderr is not None
     for line in process.stderr:
@@ -219,5 +223,7 @@ class TestRefusedBeforeTraining:
         assert "cannot be written" in run.stderr
 
     def test_a_full_disk(self, cache: Path, tmp_path: Path) -> None:
-        study = study_with(tmp_path, arms__lora__options={"r": 60000, "target_modules": "all-linear"}, training__max_steps=200_000)
+        study = study_with(
+            tmp_path, arms__lora__options={"r": 60000, "target_modules": "all-linear"}, training__max_steps=200_000
+        )
         self.refused(cache, tmp_path / "out", study, "GB free", "eval_every")

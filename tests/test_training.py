@@ -53,7 +53,7 @@ class NoTokenizer:
     name_or_path = "nowhere"
 
 
-@pytest.fixture()
+@pytest.fixture
 def base() -> Base:
     return Base(tiny_model(), NoTokenizer(), Provenance(name="tiny", kind="generated"))
 
@@ -205,13 +205,13 @@ def test_arms_see_the_data_in_the_same_order(base: Base, tmp_path: Path, monkeyp
 
 class TestRefused:
     def test_unknown_method_names_the_nearest(self, base: Base) -> None:
-        with pytest.raises(TinyEngramError, match="'lorra' is unknown. Did you mean 'lora'"):
+        with pytest.raises(TinyEngramError, match=r"'lorra' is unknown. Did you mean 'lora'"):
             peft_config("lorra", {}, base=base)
 
     def test_unknown_option_names_the_nearest(self, base: Base) -> None:
-        with pytest.raises(TinyEngramError, match="'layer_id' is unknown.*'layer_ids'"):
+        with pytest.raises(TinyEngramError, match=r"'layer_id' is unknown.*'layer_ids'"):
             peft_config("engram", {"layer_id": [1]}, base=base)
-        with pytest.raises(TinyEngramError, match="'lora_alfa'.*'lora_alpha'"):
+        with pytest.raises(TinyEngramError, match=r"'lora_alfa'.*'lora_alpha'"):
             peft_config("lora", {"lora_alfa": 3}, base=base)
 
     def test_options_that_cannot_work(self, base: Base) -> None:

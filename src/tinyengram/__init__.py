@@ -1,7 +1,7 @@
 """Engram memory as a fine-tuning method, and the study of what fine-tuning methods learn and forget.
 
-Importing it registers Engram with PEFT (as soon as PEFT itself is imported). The public names load on first use, so that
-the command line answers at once.
+Importing it registers Engram with PEFT (as soon as PEFT itself is imported). The public names load on first use, so
+that the command line answers at once.
 """
 
 from __future__ import annotations

@@ -53,8 +53,12 @@ def compare(
     from tinyengram.report.table import terminal_table
     from tinyengram.study.run import run_study
 
-    with _Live(console) as live:
-        results = run_study(plan, folder, live.show)
+    try:
+        with _Live(console) as live:
+            results = run_study(plan, folder, live.show)
+    except KeyboardInterrupt as error:
+        print("\nInterrupted. Run the same command to continue.", file=sys.stderr)
+        raise typer.Exit(_EXIT_INTERRUPTED) from error
     output = Console(width=None if sys.stdout.isatty() else 150)
     output.print(terminal_table(results))
     output.print(results.finding, highlight=False)
@@ -91,9 +95,6 @@ def main() -> None:
     except TinyEngramError as error:
         print(f"tinyengram: {error}", file=sys.stderr)
         sys.exit(_EXIT_BAD_INPUT)
-    except KeyboardInterrupt:
-        print("\nInterrupted. Run the same command to continue.", file=sys.stderr)
-        sys.exit(_EXIT_INTERRUPTED)
 
 
 def _prepare_process() -> None:
@@ -158,6 +159,7 @@ class _Live:
                     f"{event.arm}, seed {event.seed}, step {event.step}/{event.total_steps}: "
                     f"eval loss {event.eval_loss:.4f}  {news}",
                     highlight=False,
+                    soft_wrap=True,
                 )
 
     def _advance(self, label: str, done: int, total: int, news: str) -> None:

@@ -26,8 +26,8 @@ class Hardware(BaseModel):
 def keep_freed_memory() -> None:
     """Let glibc keep large freed buffers instead of returning them to the kernel at every free.
 
-    A forward pass on a CPU frees and allocates the same large buffers again and again; mapping them anew each time cost up
-    to five sixths of a small forward pass. Does nothing where the C library is another one.
+    A forward pass on a CPU frees and allocates the same large buffers again and again; mapping them anew each time cost
+    up to five sixths of a small forward pass. Does nothing where the C library is another one.
     """
     if platform.libc_ver()[0] != "glibc":
         return

@@ -1,8 +1,8 @@
 """One arm of a study: a base, a PEFT method and examples become checkpoints and a trajectory.
 
-``transformers.Trainer`` does the training. What is ours: both eval losses at every stop, logits only where the loss needs
-them, and a trajectory file that names exactly the checkpoints that are whole, so that a run that was killed continues from
-the last of them and ends with the same numbers to the bit.
+``transformers.Trainer`` does the training. What is ours: both eval losses at every stop, logits only where the loss
+needs them, and a trajectory file that names exactly the checkpoints that are whole, so that a run that was killed
+continues from the last of them and ends with the same numbers to the bit.
 """
 
 from __future__ import annotations
@@ -106,7 +106,8 @@ def peft_config(
     """Make the PEFT config of an arm from its name and options.
 
     Engram arms read with the base's own tokenizer unless ``tokenizer_name_or_path`` says otherwise (null: raw ids). For
-    ``memory: exact`` the option ``ngrams`` holds the arguments of :func:`tinyengram.collect_ngrams`, applied to ``train``.
+    ``memory: exact`` the option ``ngrams`` holds the arguments of :func:`tinyengram.collect_ngrams`, applied to
+    ``train``.
 
     Args:
         method: A PEFT method, in any case: ``lora``, ``engram``, ``osf``, …
@@ -379,7 +380,7 @@ def _make_trainer(
     import torch
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
-    from tinyengram.memory.optim import parameter_groups
+    from tinyengram.memory.optim import row_sparse_adamw
 
     pad_token_id = base.tokenizer.pad_token_id or 0
     takes_positions = "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters
@@ -395,12 +396,17 @@ def _make_trainer(
         return losses.sum() / (num_items_in_batch if num_items_in_batch is not None else (labels != IGNORED).sum())
 
     class ArmTrainer(Trainer):
+        model: nn.Module
+
         def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
             if self.optimizer is None:
-                groups = parameter_groups(
-                    self.model, settings.learning_rate, settings.weight_decay, settings.table_learning_rate_factor
+                self.optimizer = row_sparse_adamw(
+                    self.model,
+                    settings.learning_rate,
+                    weight_decay=settings.weight_decay,
+                    betas=(0.9, settings.adam_beta2),
+                    table_learning_rate_factor=settings.table_learning_rate_factor,
                 )
-                self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, settings.adam_beta2))
             return self.optimizer
 
         def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:

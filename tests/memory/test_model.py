@@ -41,7 +41,11 @@ class TestEveryArchitecture:
     def test_cached_greedy_generation_equals_full_forwards(self, model_type: str) -> None:
         model, prompt = trained_memory(model_type), some_ids(2, 7)
         generated = model.generate(
-            input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=20, do_sample=False, eos_token_id=None
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=20,
+            do_sample=False,
+            eos_token_id=None,
         )
         text = prompt
         for _ in range(20):
@@ -71,7 +75,7 @@ def test_table_rows_move_and_the_output_depends_on_the_ids() -> None:
     model, ids = get_peft_model(tiny_model(), tiny_config()), some_ids(4, 24)
     train_briefly(model, ids)
     for layer in (module for module in model.modules() if isinstance(module, EngramLayer)):
-        tables = layer.engram_memory["default"].tables
+        tables = layer.engram_memory["default"].tables.weight
         rows_read = tables.any(dim=1)
         assert rows_read.any()
         assert not rows_read.all(), "a row that no training token touched must stay exactly zero"
@@ -99,7 +103,9 @@ class TestPeft:
         model = get_peft_model(base, tiny_config(), adapter_name="first")
         stir(model)
         first = logits_of(model, ids)
-        model.add_adapter("second", tiny_config(layer_ids=[0, 2], max_ngram_size=2, engram_vocab_size=[40], kernel_size=2))
+        model.add_adapter(
+            "second", tiny_config(layer_ids=[0, 2], max_ngram_size=2, engram_vocab_size=[40], kernel_size=2)
+        )
         assert torch.equal(logits_of(model, ids), first), "an added adapter is not active"
         model.set_adapter("second")
         assert torch.equal(logits_of(model, ids), plain)
@@ -142,7 +148,7 @@ class TestPeft:
 
     def test_frozen_tables_stay_at_their_first_values(self) -> None:
         model, ids = get_peft_model(tiny_model(), tiny_config(trainable_tables=False, init="zero_value")), some_ids()
-        tables = {name: p.clone() for name, p in model.named_parameters() if name.endswith("tables")}
+        tables = {name: p.clone() for name, p in model.named_parameters() if name.endswith("tables.weight")}
         assert tables
         train_briefly(model, ids)
         model.set_adapter("default")

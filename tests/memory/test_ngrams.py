@@ -120,7 +120,9 @@ def test_collected_ngrams_are_those_of_the_texts(texts: list[list[int]], orders:
 
 @settings(max_examples=100, deadline=None)
 @given(ids_lists, st.data())
-def test_with_a_loss_mask_only_ngrams_that_predict_the_loss_are_known(texts: list[list[int]], data: st.DataObject) -> None:
+def test_with_a_loss_mask_only_ngrams_that_predict_the_loss_are_known(
+    texts: list[list[int]], data: st.DataObject
+) -> None:
     masks = [data.draw(st.lists(st.booleans(), min_size=len(text), max_size=len(text))) for text in texts]
     wanted = {
         (text[t], text[t - 1] if t else 99)
@@ -178,7 +180,7 @@ def test_counts_of_a_long_text_are_merged_rightly() -> None:
 
 
 def test_collecting_reads_two_million_tokens_a_second() -> None:
-    texts = [row for row in np.random.default_rng(0).integers(0, 2000, (400, 1000))]
+    texts = list(np.random.default_rng(0).integers(0, 2000, (400, 1000)))
     masks = [np.arange(1000) > 900] * 400
     begun = time.perf_counter()
     collect_ngrams(texts, masks, orders=(2, 3, 4))

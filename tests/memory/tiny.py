@@ -76,7 +76,7 @@ def stir(model: torch.nn.Module, *, rows: bool = True, seed: int = 3) -> None:
     for module in model.modules():
         if getattr(module, "unknown_row", None) is not None:
             with torch.no_grad():
-                module.tables[module.unknown_row].zero_()
+                module.tables.weight[module.unknown_row].zero_()
 
 
 def train_briefly(model: torch.nn.Module, ids: torch.Tensor, *, steps: int = 8, lr: float = 3e-2) -> None:

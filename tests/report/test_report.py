@@ -40,7 +40,7 @@ def measurement(arm: str, role: str, step: int, loss: float, delta: Difference |
     )
 
 
-@pytest.fixture()
+@pytest.fixture
 def results() -> Results:
     """A study in which Engram kept more than LoRA at matched loss."""
     study = load_study("quick").model_copy(update={"description": "<script>alert('x')</script>"})
@@ -94,8 +94,8 @@ def results() -> Results:
 def test_a_shown_difference_is_told_with_its_interval(results: Results) -> None:
     finding = describe_finding(results)
     assert "engram kept more of MC2 than lora at matched loss: +6.0 points (95% interval +2.0 to +10.0)" in finding
-    assert "that of engram by +1.0 points (95% interval -1.0 to +3.0), no change shown" in finding
-    assert "MC2 of lora changed by -5.0 points (95% interval -8.0 to -2.0) and" in finding
+    assert "that of engram by +1.0 points (95% interval −1.0 to +3.0), no change shown" in finding
+    assert "MC2 of lora changed by −5.0 points (95% interval −8.0 to −2.0) and" in finding
     assert "0.9000 at step 10, lora 1.0000 at step 10" in finding
     assert LABEL in finding
     assert "one run per arm" in finding

@@ -73,12 +73,16 @@ def test_equal_to_reading_every_prompt_whole(model, base, max_batch_tokens) -> N
     for request, scores in zip(REQUESTS, found, strict=True):
         wanted = [read_whole(model, base.tokenizer, request.context, choice) for choice in request.choices]
         assert scores.log_likelihoods == pytest.approx(wanted, abs=1e-3)
-        assert scores.n_tokens[0] == len(base.tokenizer.encode(request.context.rstrip() + " " * request.context.endswith(" ") + request.choices[0])) - len(base.tokenizer.encode(request.context.rstrip()))
+        assert scores.n_tokens[0] == len(
+            base.tokenizer.encode(request.context.rstrip() + " " * request.context.endswith(" ") + request.choices[0])
+        ) - len(base.tokenizer.encode(request.context.rstrip()))
 
 
 def test_a_single_request_and_none(base) -> None:
     one = choice_log_likelihoods(base.model, base.tokenizer, REQUESTS[:1])
-    assert one[0].log_likelihoods[0] == pytest.approx(read_whole(base.model, base.tokenizer, *("Shared start. One?", " yes")), abs=1e-3)
+    assert one[0].log_likelihoods[0] == pytest.approx(
+        read_whole(base.model, base.tokenizer, *("Shared start. One?", " yes")), abs=1e-3
+    )
     assert choice_log_likelihoods(base.model, base.tokenizer, []) == []
 
 

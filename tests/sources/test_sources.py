@@ -21,7 +21,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-@pytest.fixture()
+@pytest.fixture
 def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wheel:
     """A wheel that pip can fetch from a folder on this machine."""
     index = tmp_path / "index"
@@ -90,7 +90,7 @@ class TestRows:
         with pytest.raises(SourceError, match="does not exist"):
             resolve_rows(str(tmp_path / "none.jsonl"))
         (tmp_path / "rows.txt").write_text("x")
-        with pytest.raises(SourceError, match="'.txt'"):
+        with pytest.raises(SourceError, match=r"'.txt'"):
             resolve_rows(str(tmp_path / "rows.txt"))
         (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
         with pytest.raises(SourceError, match="not a readable parquet"):

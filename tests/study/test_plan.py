@@ -47,7 +47,12 @@ def test_the_original_preset_is_the_published_experiment() -> None:
     for settings in (lora, engram):
         assert settings.batch_size * settings.gradient_accumulation == 24 * 2 * 4
         assert (settings.adam_beta2, settings.weight_decay, settings.warmup_ratio) == (0.95, 0.005, 0.03)
-        assert (settings.lr_scheduler, settings.eval_every, settings.loss_on, settings.bf16) == ("cosine", 50, "whole", True)
+        assert (settings.lr_scheduler, settings.eval_every, settings.loss_on, settings.bf16) == (
+            "cosine",
+            50,
+            "whole",
+            True,
+        )
     assert study.arms["engram"].options["engram_vocab_size"] == [500, 100, 100]
     assert study.truthfulqa.limit is None
 
@@ -88,7 +93,7 @@ def test_files_are_found_beside_the_study(tmp_path: Path) -> None:
 
 
 def test_studies_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match="no preset 'quik'. Did you mean 'quick'"):
+    with pytest.raises(StudyError, match=r"no preset 'quik'. Did you mean 'quick'"):
         load_study("quik")
     with pytest.raises(StudyError, match="does not exist"):
         load_study(str(tmp_path / "none.yaml"))

@@ -17,7 +17,7 @@ A,B,Is ice hot?,Ice is cold,It is frozen water,Yes;Sometimes,http://y
 """
 
 
-@pytest.fixture()
+@pytest.fixture
 def csv_file(tmp_path: Path) -> str:
     (tmp_path / "TruthfulQA.csv").write_text(CSV)
     return str(tmp_path / "TruthfulQA.csv")

@@ -23,7 +23,10 @@ def write(path: Path, rows: list) -> str:
     return str(path)
 
 
-GOOD = glaive('USER: Hi\n\n\nASSISTANT: <functioncall> {"name": "f", "arguments": \'{"a": 1}\'} <|endoftext|>\n\n\nFUNCTION RESPONSE: {}')
+GOOD = glaive(
+    'USER: Hi\n\n\nASSISTANT: <functioncall> {"name": "f", "arguments": \'{"a": 1}\'} <|endoftext|>\n\n\nFUNCTION '
+    "RESPONSE: {}"
+)
 
 
 def every(path: str, **options) -> list:
@@ -46,7 +49,10 @@ class TestGlaive:
     def test_the_first_calling_turn_counts_with_the_user_turn_right_before_it(self, tmp_path: Path) -> None:
         call = self.only(
             tmp_path,
-            glaive("USER: one\nASSISTANT: Sure, which?\nUSER: two\nASSISTANT: <functioncall> {1}\nUSER: x\nASSISTANT: <functioncall> {2}"),
+            glaive(
+                "USER: one\nASSISTANT: Sure, which?\nUSER: two\nASSISTANT: <functioncall> {1}\nUSER: x\nASSISTANT: "
+                "<functioncall> {2}"
+            ),
         )
         assert (call.input, call.output) == ("two", "<functioncall> {1}")
 
@@ -132,7 +138,7 @@ class TestSplit:
 
     def test_an_empty_side_is_refused(self, tmp_path: Path) -> None:
         path = write(tmp_path / "rows.jsonl", [GOOD])
-        with pytest.raises(TaskError, match="eval split .* is empty: 1 usable rows"):
+        with pytest.raises(TaskError, match=r"eval split .* is empty: 1 usable rows"):
             load_tool_calls(path)
 
     def test_nothing_left_says_why(self, tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """What a memory must remember between decoding steps, riding on the key-value cache.
 
-The n-grams at a position reach back over earlier tokens and the convolution over what was read at earlier positions. Both
-live in one extra entry of the cache's own list of layers, so that whatever generation does to the cache (reorder beams,
-crop rejected drafts, repeat, select) happens to them in the same call, and nothing is kept on a module between calls.
+The n-grams at a position reach back over earlier tokens and the convolution over what was read at earlier positions.
+Both live in one extra entry of the cache's own list of layers, so that whatever generation does to the cache (reorder
+beams, crop rejected drafts, repeat, select) happens to them in the same call, and nothing is kept on a module between
+calls.
 """
 
 from __future__ import annotations
@@ -28,16 +29,14 @@ class EngramCacheLayer:
     is_initialized = True
     supports_early_init = False
     keys = None
+    values: dict[tuple[str, int], torch.Tensor]
 
     def __init__(self, first_layer: Any = None) -> None:
         # Like the first layer, so that code which looks for the first layer of a kind never finds this one, and masks
         # are made as they are without it.
         self.is_sliding = bool(getattr(first_layer, "is_sliding", False))
         self.is_compileable = bool(getattr(first_layer, "is_compileable", False))
-        self.tokens: torch.Tensor | None = None
-        self.texts: torch.Tensor | None = None
-        self.positions: torch.Tensor | None = None
-        self.values: dict[tuple[str, int], torch.Tensor] = {}
+        self.reset()
 
     @classmethod
     def on(cls, cache: Any, n_layers: int) -> EngramCacheLayer:
@@ -55,11 +54,11 @@ class EngramCacheLayer:
     @property
     def length(self) -> int:
         """Number of tokens so far."""
-        return 0 if self.tokens is None else self.tokens.shape[1]
+        return self.tokens.shape[1]
 
     def extend(self, tokens: torch.Tensor, texts: torch.Tensor, positions: torch.Tensor) -> None:
         """Append a chunk, each ``(batch, length)``."""
-        if self.tokens is None or self.texts is None or self.positions is None:
+        if not self.length:
             self.tokens, self.texts, self.positions = tokens, texts, positions
             return
         self.tokens = torch.cat([self.tokens, tokens], dim=1)
@@ -105,7 +104,7 @@ class EngramCacheLayer:
     # --- what generation does to a cache -------------------------------------------------------------------------
 
     def _apply(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        if self.tokens is None or self.texts is None or self.positions is None:
+        if not self.length:
             return
         self.tokens, self.texts = change(self.tokens), change(self.texts)
         self.positions = change(self.positions)
@@ -126,7 +125,7 @@ class EngramCacheLayer:
         self._apply(lambda tensor: tensor[:, :keep])
 
     def reset(self) -> None:
-        self.tokens = self.texts = self.positions = None
+        self.tokens = self.texts = self.positions = torch.empty(0, 0, dtype=torch.long)
         self.values = {}
 
     def get_seq_length(self) -> int:

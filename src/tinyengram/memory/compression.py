@@ -1,4 +1,4 @@
-"""Token compression: a vocabulary mapped onto fewer ids, so that ``Apple``, ``apple`` and ``▁apple`` are one n-gram part."""
+"""Token compression: a vocabulary mapped onto fewer ids, so that ``Apple``, ``apple`` and ``▁apple`` are one id."""
 
 from __future__ import annotations
 

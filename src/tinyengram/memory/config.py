@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Literal
 
 from peft import PeftConfig
 
 from tinyengram.memory.ngrams import KnownNgrams
 
-ENGRAM = "ENGRAM"
-"""Name of the method in PEFT's registries and in ``adapter_config.json``."""
+
+class EngramPeftType(StrEnum):
+    """Name of the method in PEFT's registries and in ``adapter_config.json``; PEFT's own enum cannot be extended."""
+
+    ENGRAM = "ENGRAM"
+
+
+ENGRAM = EngramPeftType.ENGRAM
 
 
 @dataclass
@@ -100,7 +107,9 @@ class EngramConfig(PeftConfig):
     def _check(self) -> None:
         """Refuse what cannot work, naming the value, the limit and the remedy."""
         if isinstance(self.layer_ids, int) or not self.layer_ids:
-            raise ValueError(f"layer_ids={self.layer_ids!r}: give a list with at least one block index, such as [1, 2].")
+            raise ValueError(
+                f"layer_ids={self.layer_ids!r}: give a list with at least one block index, such as [1, 2]."
+            )
         if any(isinstance(layer, bool) or not isinstance(layer, int) or layer < 0 for layer in self.layer_ids):
             raise ValueError(f"layer_ids={self.layer_ids!r}: every entry must be an integer from 0 on.")
         repeated = sorted({layer for layer in self.layer_ids if self.layer_ids.count(layer) > 1})
@@ -146,7 +155,8 @@ class EngramConfig(PeftConfig):
         if self.ngrams is None:
             if self.fingerprint is None:
                 raise ValueError(
-                    "memory='exact' needs ngrams=collect_ngrams(...): the n-grams that may open it, from the training data."
+                    "memory='exact' needs ngrams=collect_ngrams(...): the n-grams that may open it, from the "
+                    "training data."
                 )
             return
         if not isinstance(self.ngrams, KnownNgrams):

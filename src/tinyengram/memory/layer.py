@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -10,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tinyengram.memory.config import EngramConfig
-from tinyengram.memory.reading import ReadingSlot
+from tinyengram.memory.reading import Reading, ReadingSlot
 
 _NORM_EPS = 1e-6
 # The paper's demo takes the square root of the gate's logit; below this the root's slope is cut.
@@ -40,7 +41,10 @@ class EngramMemory(nn.Module):
         self.dilation = config.max_ngram_size
         self.kernel_size = config.kernel_size
         self.unknown_row = n_rows - 1 if config.memory == "exact" else None
-        self.tables = nn.Parameter(torch.zeros(n_rows, config.row_width))
+        # An nn.Embedding, so that DistributedDataParallel knows when its gradient is sparse.
+        self.tables = nn.Embedding.from_pretrained(
+            torch.zeros(n_rows, config.row_width), freeze=False, padding_idx=self.unknown_row
+        )
         self.key_proj = nn.Linear(width, hidden_size, bias=False)
         self.value_proj = nn.Linear(width, hidden_size, bias=False)
         self.key_norm = nn.RMSNorm(hidden_size, eps=_NORM_EPS)
@@ -50,15 +54,13 @@ class EngramMemory(nn.Module):
             # Taps newest first; zero at the start, as in the paper.
             self.conv_weight = nn.Parameter(torch.zeros(config.kernel_size, hidden_size))
         if config.init != "zero_tables":
-            nn.init.normal_(self.tables)
+            nn.init.normal_(self.tables.weight)
             if self.unknown_row is not None:
                 with torch.no_grad():
-                    self.tables[self.unknown_row].zero_()
+                    self.tables.weight[self.unknown_row].zero_()
         if config.init == "zero_value":
             nn.init.zeros_(self.value_proj.weight)
         self.trainable_tables = config.trainable_tables
-        # Set by the row-sparse optimizer: the gradient of the tables then holds only the rows that were read.
-        self.sparse_gradients = False
 
     @property
     def reach(self) -> int:
@@ -75,9 +77,9 @@ class EngramMemory(nn.Module):
         Returns:
             ``(…, hidden)`` in the memory's own dtype (or the autocast dtype).
         """
-        found = F.embedding(rows, self.tables, padding_idx=self.unknown_row, sparse=self.sparse_gradients).flatten(-2)
+        found = self.tables(rows).flatten(-2)
         key = self.key_norm(self.key_proj(found))
-        query = self.query_norm(hidden.to(self.tables.dtype))
+        query = self.query_norm(hidden.to(self.tables.weight.dtype))
         logit = (key * query).sum(-1, keepdim=True) * hidden.shape[-1] ** -0.5
         gate = torch.sigmoid(logit.sign() * logit.abs().clamp_min(_GATE_FLOOR).sqrt())
         return gate * self.value_proj(found)
@@ -134,22 +136,21 @@ class EngramLayer(nn.Module, BaseTunerLayer):
         """Add a memory under ``adapter_name``."""
         memory = EngramMemory(config, hidden_size, n_rows)
         self.engram_memory[adapter_name] = memory
-        if not config.trainable_tables:
-            if not self.frozen_peft_weight_names:
-                self.frozen_peft_weight_names = {}
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         super().set_adapter(adapter_names, inference_mode=inference_mode)
-        for memory in self.engram_memory.values():
+        for memory in cast(Iterable[EngramMemory], self.engram_memory.values()):
             if not memory.trainable_tables:
-                memory.tables.requires_grad_(False)
+                memory.tables.weight.requires_grad_(False)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         reading = self.slot.reading
         if reading is not None and not self._disable_adapters:
             hidden = args[0] if args else kwargs["hidden_states"]
-            added = [self._recollect(name, hidden) for name in self.active_adapters if name in self.engram_memory]
+            added = [
+                self._recollect(name, reading, hidden) for name in self.active_adapters if name in self.engram_memory
+            ]
             for one in added:
                 hidden = hidden + one
             if args:
@@ -158,9 +159,9 @@ class EngramLayer(nn.Module, BaseTunerLayer):
                 kwargs["hidden_states"] = hidden
         return self.base_layer(*args, **kwargs)
 
-    def _recollect(self, adapter_name: str, hidden: torch.Tensor) -> torch.Tensor:
+    def _recollect(self, adapter_name: str, reading: Reading, hidden: torch.Tensor) -> torch.Tensor:
         """What one memory adds to ``hidden`` ``(batch, length, hidden)``."""
-        reading, memory = self.slot.reading, self.engram_memory[adapter_name]
+        memory = cast(EngramMemory, self.engram_memory[adapter_name])
         values = memory.values(hidden, reading.rows(adapter_name, self.layer_id))
         if memory.kernel_size:
             normed = memory.conv_norm(values)

@@ -1,10 +1,10 @@
-"""Engram as a PEFT tuner: which blocks read memory, where the token ids come from, what is saved and what is refused."""
+"""Engram as a PEFT tuner: which blocks read memory, where token ids come from, what is saved and what is refused."""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTuner
@@ -14,7 +14,7 @@ from transformers import DynamicCache
 from tinyengram.memory.cache import EngramCacheLayer
 from tinyengram.memory.compression import compress_vocabulary
 from tinyengram.memory.config import EngramConfig
-from tinyengram.memory.layer import EngramLayer
+from tinyengram.memory.layer import EngramLayer, EngramMemory
 from tinyengram.memory.ngrams import exact_rows, hash_multipliers, hashed_rows, head_sizes
 from tinyengram.memory.reading import Reading, ReadingSlot, number_texts
 
@@ -31,6 +31,13 @@ class EngramIndex(nn.Module):
         vocab_size: Rows of the base's embedding.
         pad_token_id: Raw id that stands for positions before a text.
     """
+
+    compression: torch.Tensor | None
+    pad: torch.Tensor
+    sizes: torch.Tensor
+    multipliers: torch.Tensor
+    ngrams: torch.Tensor
+    ngram_keys: torch.Tensor
 
     def __init__(self, config: EngramConfig, vocab_size: int, pad_token_id: int) -> None:
         super().__init__()
@@ -114,7 +121,9 @@ def _vocabulary_map(tokenizer_name: str, vocab_size: int, pad_token_id: int) -> 
 
     mapped = compress_vocabulary(AutoTokenizer.from_pretrained(tokenizer_name))
     if pad_token_id >= len(mapped):
-        raise ValueError(f"pad_token_id={pad_token_id} is not in the tokenizer {tokenizer_name!r} of {len(mapped)} tokens.")
+        raise ValueError(
+            f"pad_token_id={pad_token_id} is not in the tokenizer {tokenizer_name!r} of {len(mapped)} tokens."
+        )
     beyond = mapped[pad_token_id].repeat(max(0, vocab_size - len(mapped)))
     return torch.cat([mapped, beyond]).to(torch.int32)
 
@@ -131,9 +140,9 @@ def _shuffled(rows: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
 class EngramModel(BaseTuner):
     """Puts Engram memories before the blocks of a decoder-only language model.
 
-    The decoder's pre-forward hook sees the token ids, works out which tokens belong to one text, and leaves both for the
-    wrapped blocks; a hook behind it clears them. What must outlive a call rides on the key-value cache. Use it through
-    ``peft.get_peft_model(model, EngramConfig(...))``.
+    The decoder's pre-forward hook sees the token ids, works out which tokens belong to one text, and leaves both for
+    the wrapped blocks; a hook behind it clears them. What must outlive a call rides on the key-value cache. Use it
+    through ``peft.get_peft_model(model, EngramConfig(...))``.
     """
 
     prefix = "engram_"
@@ -143,7 +152,7 @@ class EngramModel(BaseTuner):
 
     # --- injection -----------------------------------------------------------------------------------------------
 
-    def _prepare_model(self, peft_config: EngramConfig, model: nn.Module) -> None:
+    def _prepare_model(self, peft_config: EngramConfig, model: Any) -> None:
         name = next(name for name, config in self.peft_config.items() if config is peft_config)
         decoder_name, blocks_name = _find_blocks(model)
         blocks = model.get_submodule(blocks_name)
@@ -191,14 +200,14 @@ class EngramModel(BaseTuner):
         parameter_name: str | None = None,
     ) -> None:
         layer_id = int(target_name)
-        n_rows = self.engram_index[adapter_name].n_rows(layer_id)
+        n_rows = self._index(adapter_name).n_rows(layer_id)
         layer = target if isinstance(target, EngramLayer) else EngramLayer(target, layer_id, self._slot)
         layer.update_layer(adapter_name, peft_config, self._hidden_size, n_rows)
         if adapter_name not in self.active_adapters:
             layer.engram_memory[adapter_name].requires_grad_(False)
         reference = next(layer.get_base_layer().parameters())
-        memory = layer.engram_memory[adapter_name]
-        if reference.device.type != "meta" and memory.tables.device.type != "meta":
+        memory = cast(EngramMemory, layer.engram_memory[adapter_name])
+        if reference.device.type != "meta" and memory.tables.weight.device.type != "meta":
             floating = reference.dtype if reference.dtype.is_floating_point else None
             memory.to(device=reference.device, dtype=floating)
         if layer is not target:
@@ -210,11 +219,11 @@ class EngramModel(BaseTuner):
 
     def _check_merge_allowed(self) -> None:
         raise ValueError(
-            "An Engram memory cannot be merged: what it adds depends on the tokens that are read, so no fixed weights of "
-            "the base give the same output. Keep the adapter, or unload() it to have the base back."
+            "An Engram memory cannot be merged: what it adds depends on the tokens that are read, so no fixed "
+            "weights of the base give the same output. Keep the adapter, or unload() it to have the base back."
         )
 
-    def _unload_and_optionally_merge(self, merge: bool = True, **kwargs: Any) -> nn.Module:
+    def _unload_and_optionally_merge(self, merge: bool = True, **kwargs: Any) -> Any:
         if merge:
             self._check_merge_allowed()
         for hook in self._hooks:
@@ -227,7 +236,7 @@ class EngramModel(BaseTuner):
 
     # --- reading -------------------------------------------------------------------------------------------------
 
-    def _begin_reading(self, decoder: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict] | None:
+    def _begin_reading(self, decoder: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict] | None:
         """Note what is about to be read; give a cache to a call that would make its own."""
         given = self._signature.bind_partial(*args, **kwargs).arguments
         given |= given.get("kwargs", {})
@@ -258,7 +267,7 @@ class EngramModel(BaseTuner):
         )
 
     @staticmethod
-    def _would_make_cache(decoder: nn.Module, given: dict[str, Any]) -> bool:
+    def _would_make_cache(decoder: Any, given: dict[str, Any]) -> bool:
         use_cache = given.get("use_cache")
         if use_cache is None:
             use_cache = getattr(decoder.config, "use_cache", False)
@@ -269,42 +278,46 @@ class EngramModel(BaseTuner):
         ids = ids.reshape(-1, ids.shape[-1])
         batch, length = ids.shape
         past = 0 if state is None else state.length
+        seen = state if past else None
         if state is not None and int(cache.get_seq_length()) != past:
             raise ValueError(
-                f"The key-value cache holds {int(cache.get_seq_length())} tokens but the memory saw {past} of them: it was "
-                "filled without this model. Read the prompt again with a fresh cache."
+                f"The key-value cache holds {int(cache.get_seq_length())} tokens but the memory saw {past} of them: "
+                "it was filled without this model. Read the prompt again with a fresh cache."
             )
         positions = given.get("position_ids")
         if positions is None:
-            last = ids.new_full((batch, 1), -1) if not past else state.positions[:, -1:]
+            last = ids.new_full((batch, 1), -1) if seen is None else seen.positions[:, -1:]
             positions = last + torch.arange(1, length + 1, device=ids.device)
         else:
             # Multimodal models give one plane of positions for each axis; text counts along the first.
             positions = positions.reshape(-1, *positions.shape[-2:])[0].expand(batch, length)
         valid, attends_previous = _what_mask_says(given.get("attention_mask"), past, batch, length, ids.device)
         texts = number_texts(
-            valid, positions, attends_previous, state.texts if past else None, state.positions if past else None
+            valid,
+            positions,
+            attends_previous,
+            None if seen is None else seen.texts,
+            None if seen is None else seen.positions,
         )
-        reach = max((self._reach(name) for name in self.engram_index), default=0)
+        reach = max((_reach(self.peft_config[name]) for name in self.engram_index), default=0)
         before = ids.new_zeros(batch, reach)
         timeline, timeline_texts = [before, ids], [before, texts]
-        if past:
+        if seen is not None:
             kept = min(past, reach)
-            timeline = [before[:, kept:], state.tokens[:, past - kept :], ids]
-            timeline_texts = [before[:, kept:], state.texts[:, past - kept :], texts]
+            timeline = [before[:, kept:], seen.tokens[:, past - kept :], ids]
+            timeline_texts = [before[:, kept:], seen.texts[:, past - kept :], texts]
         if state is not None:
             state.extend(ids, texts, positions)
         return Reading(
             tokens=torch.cat(timeline, dim=1),
             texts=torch.cat(timeline_texts, dim=1),
             length=length,
-            rows_of=lambda adapter, layer, reading: self.engram_index[adapter].rows(adapter, layer, reading),
+            rows_of=lambda adapter, layer, reading: self._index(adapter).rows(adapter, layer, reading),
             state=state,
         )
 
-    def _reach(self, adapter_name: str) -> int:
-        config = self.peft_config[adapter_name]
-        return max(config.max_ngram_size - 1, max(0, config.kernel_size - 1) * config.max_ngram_size)
+    def _index(self, adapter_name: str) -> EngramIndex:
+        return cast(EngramIndex, self.engram_index[adapter_name])
 
     # --- saving and loading --------------------------------------------------------------------------------------
 
@@ -321,7 +334,7 @@ class EngramModel(BaseTuner):
         chosen = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
         saved: dict[str, torch.Tensor] = {}
         for key, tensor in chosen.items():
-            rows = tensor.any(dim=1).nonzero().flatten() if key.endswith(".tables") else None
+            rows = tensor.any(dim=1).nonzero().flatten() if key.endswith(".tables.weight") else None
             if rows is not None and len(rows) * 2 < len(tensor):
                 saved[key + _ROWS], saved[key + _VALUES] = rows, tensor[rows]
             else:
@@ -367,14 +380,18 @@ class EngramModel(BaseTuner):
         for name, (_, like) in wanted.items():
             if full[name].shape != like.shape:
                 raise ValueError(
-                    f"{name} has shape {tuple(full[name].shape)} in the file, {tuple(like.shape)} by its options; {_CHANGED}"
+                    f"{name} has shape {tuple(full[name].shape)} in the file, {tuple(like.shape)} by its options; "
+                    f"{_CHANGED}"
                 )
             if name.endswith(("engram_index.multipliers", "engram_index.sizes")) and not torch.equal(
                 full[name].cpu(), like.cpu()
             ):
                 raise ValueError(f"{name} is not what the options give (seed, layers or sizes); {_CHANGED}")
         loaded = {wanted[name][0]: tensor for name, tensor in full.items()}
-        return {**{key: value for key, value in state_dict.items() if key not in ours and key not in checksum}, **loaded}
+        return {
+            **{key: value for key, value in state_dict.items() if key not in ours and key not in checksum},
+            **loaded,
+        }
 
 
 _CHANGED = "adapter_config.json was changed after saving, or belongs to another adapter. Nothing was loaded."
@@ -390,7 +407,7 @@ def _checksum(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
     return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)
 
 
-def _find_blocks(model: nn.Module) -> tuple[str, str]:
+def _find_blocks(model: Any) -> tuple[str, str]:
     """Names of the decoder and of its list of blocks.
 
     Raises:
@@ -412,12 +429,12 @@ def _find_blocks(model: nn.Module) -> tuple[str, str]:
     return blocks_name.rpartition(".")[0], blocks_name
 
 
-def _inputs(model: nn.Module, list_name: str) -> set[str]:
+def _inputs(model: Any, list_name: str) -> set[str]:
     """Arguments of the forward of the module that holds a list."""
     return set(inspect.signature(model.get_submodule(list_name.rpartition(".")[0]).forward).parameters)
 
 
-def _describe_base(model: nn.Module, depth: int) -> dict[str, Any]:
+def _describe_base(model: Any, depth: int) -> dict[str, Any]:
     embedding = model.get_input_embeddings()
     config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
     return {
@@ -432,12 +449,12 @@ def _refuse_other_base(stored: dict[str, Any], base: dict[str, Any]) -> None:
     for name, value in stored.items():
         if base.get(name) != value:
             raise ValueError(
-                f"The adapter was made for a base with {name}={value!r}, but this one has {base.get(name)!r}. Load it on "
-                "the base it was trained on."
+                f"The adapter was made for a base with {name}={value!r}, but this one has {base.get(name)!r}. Load "
+                "it on the base it was trained on."
             )
 
 
-def _pad_token_id(config: EngramConfig, model: nn.Module) -> int:
+def _pad_token_id(config: EngramConfig, model: Any) -> int:
     """The configured pad token, else the base's, else its end token, else 0."""
     if config.pad_token_id is not None:
         return config.pad_token_id
@@ -448,6 +465,11 @@ def _pad_token_id(config: EngramConfig, model: nn.Module) -> int:
         if token is not None and token >= 0:
             return token
     return 0
+
+
+def _reach(config: Any) -> int:
+    """Tokens before the one being read that a memory looks at: by its n-grams or by its convolution."""
+    return max(config.max_ngram_size - 1, max(0, config.kernel_size - 1) * config.max_ngram_size)
 
 
 def _what_mask_says(

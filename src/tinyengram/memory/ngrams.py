@@ -1,7 +1,7 @@
 """From token ids to table rows: hashed (the paper's) and exact (known n-grams only). Tensors only, no modules.
 
-Both work on a *window*: an int64 tensor of shape ``(batch, length, N)`` whose last axis holds the token at a position and the
-N - 1 before it, newest first, with the pad id where a text has not begun yet.
+Both work on a *window*: an int64 tensor of shape ``(batch, length, N)`` whose last axis holds the token at a position
+and the N - 1 before it, newest first, with the pad id where a text has not begun yet.
 """
 
 from __future__ import annotations
@@ -270,7 +270,7 @@ def _windows(
     pad: int,
     lookup: np.ndarray | None,
 ) -> Iterator[np.ndarray]:
-    """For each text an int64 ``(n, width)`` array of windows, newest id first, at the positions that predict the loss."""
+    """For each text int64 windows ``(n, width)``, newest id first, at the positions that predict the loss."""
     masks: Iterator[Sequence[bool] | None] = iter(lambda: None, 0) if loss_mask is None else iter(loss_mask)
     for text, mask in zip(ids, masks, strict=False):
         tokens = np.asarray(text, dtype=np.int64)

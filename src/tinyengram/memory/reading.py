@@ -1,4 +1,4 @@
-"""What a model is reading during one forward pass, in the terms that memories need: windows of tokens within one text."""
+"""What a model reads during one forward pass, in the terms that memories need: windows of tokens within one text."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Reading:
             self._memo[key] = compute()
         return self._memo[key]
 
-    def window(self, width: int, pad: int, compression: torch.Tensor | None) -> torch.Tensor:
+    def window(self, width: int, pad: torch.Tensor, compression: torch.Tensor | None) -> torch.Tensor:
         """Each token with the ``width - 1`` before it, newest first; ``pad`` where the text had not begun.
 
         Args:
@@ -68,7 +68,7 @@ class Reading:
         return torch.stack([(self._back(self.texts, k * stride) == now) & (now > 0) for k in range(steps)], dim=-1)
 
     def recall(self, key: tuple[str, int], reach: int, newest: torch.Tensor) -> torch.Tensor:
-        """What a convolution read at the ``reach`` positions before, ``(batch, reach, hidden)``; remembers ``newest``."""
+        """What a convolution read ``reach`` positions before, ``(batch, reach, hidden)``; remembers ``newest``."""
         if self.state is None:
             return newest.new_zeros(newest.shape[0], reach, newest.shape[2])
         past = self.state.recall(key, reach, newest)

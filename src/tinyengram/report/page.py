@@ -44,7 +44,10 @@ def render_page(results: Results) -> str:
 def _html(figure: Any, name: str) -> str:
     """A figure's division and script; plotly writes it as JSON in which ``<`` is escaped."""
     return figure.to_html(
-        full_html=False, include_plotlyjs=False, div_id=f"figure-{name}", config={"displaylogo": False, "responsive": True}
+        full_html=False,
+        include_plotlyjs=False,
+        div_id=f"figure-{name}",
+        config={"displayModeBar": False, "responsive": True},
     )
 
 

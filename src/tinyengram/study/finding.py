@@ -17,7 +17,7 @@ def describe_finding(results: Results) -> str:
 
 def points(value: float) -> str:
     """A share as percentage points with its sign."""
-    return f"{100 * value:+.1f}"
+    return f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def interval(difference: Difference) -> str:
@@ -36,10 +36,11 @@ def _compared(results: Results, comparison: Comparison) -> list[str]:
         ours = _one(results, arm, seed, "matched", None)
         theirs = _one(results, reference, seed, "matched reference", arm)
         sentences.append(
-            f"With seed {seed}, {arm} reached an eval loss of {_loss(results, ours):.4f} at step {ours.step}, {reference} "
-            f"{_loss(results, theirs):.4f} at step {theirs.step}; against the base, MC2 of {reference} changed by "
-            f"{_judged(theirs)} and that of {arm} by {_judged(ours)}. The log-likelihoods of choices moved from the base's "
-            f"by {theirs.shift:.3f} nats on average under {reference} and by {ours.shift:.3f} under {arm}."
+            f"With seed {seed}, {arm} reached an eval loss of {_loss(results, ours):.4f} at step {ours.step}, "
+            f"{reference} {_loss(results, theirs):.4f} at step {theirs.step}; against the base, MC2 of {reference} "
+            f"changed by {_judged(theirs)} and that of {arm} by {_judged(ours)}. The log-likelihoods of choices "
+            f"moved from the base's by {theirs.shift:.3f} nats on average under {reference} and by {ours.shift:.3f} "
+            f"under {arm}."
         )
     if comparison.mc2.shown:
         verdict = f"{arm} kept {'more' if comparison.mc2.mean > 0 else 'less'} of MC2 than {reference} at matched loss"
@@ -57,7 +58,7 @@ def _judged(measurement: Measurement) -> str:
 
 def _limits(results: Results) -> list[str]:
     seeds, data = len(results.study.seeds), results.data
-    limits = [f"Scores are those of {data.question_label}, in the plain prompt, with {data.questions_asked} questions."]
+    limits = [f"Scores are those of {data.question_label}, in the plain prompt."]
     if seeds == 1:
         limits.append("This is one run per arm: intervals cover the choice of questions, not that of seeds.")
     return limits

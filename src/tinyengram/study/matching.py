@@ -30,9 +30,9 @@ def trained(points: Sequence[TrajectoryPoint]) -> list[TrajectoryPoint]:
 def match(reference: Trajectory, other: Trajectory) -> MatchedPair | None:
     """Match ``other`` to ``reference`` at the deepest level that both reach.
 
-    The level is the lowest eval loss among the reference's checkpoints that the other arm also gets down to; the matched
-    checkpoint is the other arm's *first* with a loss at or below it. So the other arm has always learned at least as much.
-    Only losses are looked at, never what was forgotten.
+    The level is the lowest eval loss among the reference's checkpoints that the other arm also gets down to; the
+    matched checkpoint is the other arm's *first* with a loss at or below it. So the other arm has always learned at
+    least as much. Only losses are looked at, never what was forgotten.
 
     Returns:
         The pair, or None when the other arm reaches no checkpoint of the reference.

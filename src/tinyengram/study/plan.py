@@ -137,7 +137,9 @@ def load_study(name_or_path: str) -> Study:
     if path.suffix not in (".yaml", ".yml"):
         known = presets()
         if name_or_path not in known:
-            raise StudyError(f"There is no preset {name_or_path!r}.{nearest(name_or_path, known)} A file must end in .yaml.")
+            raise StudyError(
+                f"There is no preset {name_or_path!r}.{nearest(name_or_path, known)} A file must end in .yaml."
+            )
         path = known[name_or_path]
     if not path.is_file():
         raise StudyError(f"The study file {path} does not exist.")
@@ -181,6 +183,11 @@ def _explain(error: ValidationError, model: type[BaseModel], prefix: str) -> lis
 
 def _keys_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     """Keys that are known where ``path`` leads."""
-    sections = {"base": BaseSection, "data": DataSection, "truthfulqa": TruthfulQASection, "arms": ArmSection}
+    sections: dict[str, type[BaseModel]] = {
+        "base": BaseSection,
+        "data": DataSection,
+        "truthfulqa": TruthfulQASection,
+        "arms": ArmSection,
+    }
     found = sections.get(str(path[0]), model) if path else model
     return list(found.model_fields)

@@ -12,7 +12,7 @@ from tinyengram.study.plan import Study
 from tinyengram.study.statistics import Difference
 from tinyengram.training import Trajectory
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 Role = Literal["base", "matched reference", "matched", "last"]
 

@@ -175,8 +175,8 @@ def _check_arms(study: Study, material: _Material, out: Path) -> None:
     free = shutil.disk_usage(out).free
     if needed > free:
         raise StudyError(
-            f"The checkpoints need about {needed / 1e9:.1f} GB and {out} has {free / 1e9:.1f} GB free. Free some space, raise "
-            "eval_every, or choose another --out."
+            f"The checkpoints need about {needed / 1e9:.1f} GB and {out} has {free / 1e9:.1f} GB free. Free some "
+            "space, raise eval_every, or choose another --out."
         )
 
 
@@ -272,13 +272,17 @@ def _commit() -> str | None:
     import subprocess
 
     folder = Path(__file__).parent
-    run = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    ) if shutil.which("git") else None
+    run = (
+        subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if shutil.which("git")
+        else None
+    )
     return run.stdout.strip() if run is not None and run.returncode == 0 else None
 
 
@@ -480,9 +484,7 @@ def _measurement(
     )
 
 
-def _difference(
-    before: Sequence[TruthfulQAScores], after: Sequence[TruthfulQAScores], which: str
-) -> Difference:
+def _difference(before: Sequence[TruthfulQAScores], after: Sequence[TruthfulQAScores], which: str) -> Difference:
     return paired_difference(
         [[getattr(row, which) for row in scores.rows] for scores in before],
         [[getattr(row, which) for row in scores.rows] for scores in after],

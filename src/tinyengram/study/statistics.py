@@ -33,7 +33,8 @@ class Difference(BaseModel):
 
 
 def paired_difference(before: Sequence[Sequence[float]], after: Sequence[Sequence[float]]) -> Difference:
-    """Difference of two models' scores on the same questions, resampled over questions, and over seeds if there are several.
+    """Difference of two models' scores on the same questions, resampled over questions, and over seeds if there are
+    several.
 
     Args:
         before: For each seed the score of every question.

