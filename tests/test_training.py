@@ -2,77 +2,22 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional as F
 
-from tests.memory.tiny import tiny_model
+from tests.arms import ENGRAM, EXACT, LORA, examples, settings, tiny_base
 from tinyengram.errors import TinyEngramError
 from tinyengram.files import sha256_of
-from tinyengram.sources import Base, Provenance
-from tinyengram.tasks.chat import EncodedExample
-from tinyengram.training import (
-    IGNORED,
-    StepEvent,
-    TrainingSettings,
-    check_config,
-    collate,
-    eval_losses,
-    peft_config,
-    predicting_positions,
-    token_losses,
-    train_arm,
-)
-
-LORA: dict[str, Any] = {"r": 4, "lora_dropout": 0.1, "target_modules": "all-linear"}
-ENGRAM: dict[str, Any] = {
-    "layer_ids": [1, 2],
-    "max_ngram_size": 3,
-    "engram_vocab_size": [60, 30],
-    "n_embed_per_ngram": 16,
-    "n_head_per_ngram": 2,
-    "tokenizer_name_or_path": None,
-}
-EXACT: dict[str, Any] = {
-    "memory": "exact",
-    "ngrams": {"orders": [2, 3]},
-    "layer_ids": [1, 2],
-    "n_embed_per_ngram": 16,
-    "tokenizer_name_or_path": None,
-}
-
-
-class NoTokenizer:
-    """All that training asks of a tokenizer."""
-
-    pad_token_id = 0
-    name_or_path = "nowhere"
+from tinyengram.sources import Base
+from tinyengram.training import StepEvent, check_config, eval_losses, peft_config, train_arm
 
 
 @pytest.fixture
 def base() -> Base:
-    return Base(tiny_model(), NoTokenizer(), Provenance(name="tiny", kind="generated"))
-
-
-def examples(count: int, seed: int = 0) -> list[EncodedExample]:
-    """Texts of different lengths whose answer repeats a token of the prompt."""
-    draw = random.Random(seed)
-    made = []
-    for index in range(count):
-        prompt = [draw.randrange(3, 80) for _ in range(draw.randrange(8, 16))]
-        answer = [90, prompt[1], prompt[2], 91]
-        mask = [False] * len(prompt) + [True] * len(answer)
-        made.append(EncodedExample(prompt + answer, mask, f"{seed}:{index}"))
-    return made
-
-
-def settings(**changes: Any) -> TrainingSettings:
-    given = {"learning_rate": 5e-3, "loss_on": "answer", "batch_size": 4, "max_steps": 13, "eval_every": 5, **changes}
-    return TrainingSettings(**given)
+    return tiny_base()
 
 
 def run(base: Base, folder: Path, method: str, options: dict, on_step=None, **changes: Any):
@@ -88,30 +33,6 @@ def run(base: Base, folder: Path, method: str, options: dict, on_step=None, **ch
         folder=folder,
         on_step=on_step,
     )
-
-
-@pytest.mark.parametrize("loss_on", ["whole", "answer"])
-def test_losses_at_needed_positions_equal_those_of_a_full_forward(base: Base, loss_on: str) -> None:
-    batch = collate(examples(5), loss_on=loss_on, pad_token_id=0)
-    labels = batch.pop("labels")
-    with torch.no_grad():
-        full = base.model(**batch).logits
-        kept = base.model(**batch, logits_to_keep=predicting_positions(labels)).logits
-    assert kept.shape[1] < full.shape[1]
-    wanted = F.cross_entropy(full[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
-    for logits in (full, kept):
-        found = token_losses(logits, labels).sum() / (labels != IGNORED).sum()
-        torch.testing.assert_close(found, wanted)
-
-
-def test_labels_cover_the_whole_text_or_the_answer_alone() -> None:
-    example = EncodedExample([5, 6, 7, 8, 9], [False, False, False, True, True], "one")
-    longer = EncodedExample([1] * 7, [False] * 6 + [True], "two")
-    whole = collate([example, longer], loss_on="whole", pad_token_id=0)
-    answer = collate([example, longer], loss_on="answer", pad_token_id=0)
-    assert whole["labels"][0].tolist() == [IGNORED, 6, 7, 8, 9, IGNORED, IGNORED]
-    assert answer["labels"][0].tolist() == [IGNORED, IGNORED, IGNORED, 8, 9, IGNORED, IGNORED]
-    assert whole["attention_mask"][0].tolist() == [1, 1, 1, 1, 1, 0, 0]
 
 
 def test_both_eval_losses_are_means_over_tokens(base: Base) -> None:
@@ -159,7 +80,7 @@ def measured(trajectory: Any) -> list[tuple]:
 @pytest.mark.parametrize("cut_at", [3, 8])
 def test_an_interrupted_arm_ends_with_the_same_bits(tmp_path: Path, method: str, options: dict, cut_at: int) -> None:
     def fresh() -> Base:
-        return Base(tiny_model(), NoTokenizer(), Provenance(name="tiny", kind="generated"))
+        return tiny_base()
 
     def cut(event: StepEvent) -> None:
         if event.step == cut_at:
@@ -180,7 +101,7 @@ def test_an_interrupted_arm_ends_with_the_same_bits(tmp_path: Path, method: str,
 def test_a_finished_arm_is_not_trained_again(base: Base, tmp_path: Path) -> None:
     trajectory = run(base, tmp_path, "lora", LORA)
     never: list[StepEvent] = []
-    again = run(Base(None, NoTokenizer(), base.provenance), tmp_path, "lora", LORA, never.append)
+    again = run(Base(None, base.tokenizer, base.provenance), tmp_path, "lora", LORA, never.append)
     assert again == trajectory
     assert not never
 
@@ -197,8 +118,7 @@ def test_arms_see_the_data_in_the_same_order(base: Base, tmp_path: Path, monkeyp
             return collate_batch(batch, loss_on=loss_on, pad_token_id=pad_token_id)
 
         monkeypatch.setattr(module, "collate", note)
-        fresh = Base(tiny_model(), NoTokenizer(), base.provenance)
-        run(fresh, tmp_path / method, method, options)
+        run(tiny_base(), tmp_path / method, method, options)
     assert orders["lora"] == orders["engram"]
     assert len(set(orders["lora"])) == 40
 

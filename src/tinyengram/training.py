@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tinyengram.batches import IGNORED, collate, predicting_positions, takes_logits_to_keep, token_losses
 from tinyengram.errors import TinyEngramError, nearest
 from tinyengram.files import write_atomically
 
@@ -28,14 +29,16 @@ if TYPE_CHECKING:
     from tinyengram.sources import Base
     from tinyengram.tasks.chat import EncodedExample
 
-IGNORED = -100
-"""Label of a token that does not count in the loss, as everywhere in transformers."""
-
 _TRAJECTORY_FILE = "trajectory.json"
 
 
 class TrainingSettings(BaseModel):
-    """How an arm is trained; the names are those of ``transformers.TrainingArguments`` where it has them."""
+    """How an arm is trained; the names are those of ``transformers.TrainingArguments`` where it has them.
+
+    ``hold_weight`` above 0 teaches any method when not to speak: each step also reads ``hold_batch_size`` of
+    ``hold_prompts`` prompts to which a call is the wrong answer (see :mod:`tinyengram.holding`), and adds the
+    Kullback-Leibler divergence from the base on ``hold_tokens`` tokens of the base's own answer, times the weight.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -54,6 +57,10 @@ class TrainingSettings(BaseModel):
     max_grad_norm: float = Field(default=1.0, ge=0)
     bf16: bool = False
     table_learning_rate_factor: float = Field(default=5.0, gt=0)
+    hold_weight: float = Field(default=0.0, ge=0)
+    hold_prompts: int = Field(default=64, ge=2)
+    hold_batch_size: int = Field(default=2, ge=1)
+    hold_tokens: int = Field(default=16, ge=1)
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainingSettings:
@@ -189,57 +196,6 @@ def check_config(config: PeftConfig, base: Base) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def collate(examples: Sequence[EncodedExample], *, loss_on: str, pad_token_id: int) -> dict[str, torch.Tensor]:
-    """Pad examples to the right into one batch.
-
-    Args:
-        examples: At least one.
-        loss_on: ``"whole"``: every token but the first is a label; ``"answer"``: those of the answer.
-        pad_token_id: Fills up ``input_ids``; never attended to.
-
-    Returns:
-        ``input_ids``, ``attention_mask`` and ``labels``, int64 ``(batch, longest)``; labels are not shifted.
-    """
-    import torch
-
-    longest = max(len(example.input_ids) for example in examples)
-    shape = (len(examples), longest)
-    ids = torch.full(shape, pad_token_id, dtype=torch.long)
-    attention = torch.zeros(shape, dtype=torch.long)
-    labels = torch.full(shape, IGNORED, dtype=torch.long)
-    for row, example in enumerate(examples):
-        length = len(example.input_ids)
-        tokens = torch.tensor(example.input_ids)
-        counts = torch.tensor(example.answer_mask) if loss_on == "answer" else torch.ones(length, dtype=torch.bool)
-        ids[row, :length] = tokens
-        attention[row, :length] = 1
-        labels[row, :length] = torch.where(counts, tokens, IGNORED)
-    labels[:, 0] = IGNORED  # Nothing predicts the first token.
-    return {"input_ids": ids, "attention_mask": attention, "labels": labels}
-
-
-def predicting_positions(labels: torch.Tensor) -> torch.Tensor:
-    """Positions whose logits the loss needs in at least one row, int64 ``(n,)``: those before a label."""
-    return (labels[:, 1:] != IGNORED).any(dim=0).nonzero().flatten()
-
-
-def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each label in nats, float32 ``(batch, n)``, zero where there is none.
-
-    Args:
-        logits: ``(batch, length, vocab)``, or ``(batch, n, vocab)`` at :func:`predicting_positions` only.
-        labels: int64 ``(batch, length)``.
-    """
-    from torch.nn import functional as F
-
-    positions = predicting_positions(labels)
-    if logits.shape[1] != len(positions):
-        logits = logits[:, positions]
-    targets = labels[:, positions + 1]
-    losses = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
-    return losses.view(targets.shape)
-
-
 def eval_losses(
     model: nn.Module, examples: Sequence[EncodedExample], *, batch_size: int, pad_token_id: int
 ) -> tuple[float, float]:
@@ -287,6 +243,7 @@ def train_arm(
     settings: TrainingSettings,
     seed: int,
     folder: Path,
+    unanswerable: Sequence[Sequence[int]] = (),
     on_step: Callable[[StepEvent], None] | None = None,
 ) -> Trajectory:
     """Train one arm with one seed, or finish what an earlier call began.
@@ -300,6 +257,8 @@ def train_arm(
         settings: How to train.
         seed: Fixes initialisation, order and dropout.
         folder: Receives ``trajectory.json`` and ``checkpoint-<step>/`` with the adapter of every stop.
+        unanswerable: Prompts (token ids) on which ``settings.hold_weight`` holds the output to the base's; see
+            :func:`tinyengram.holding.unanswerable_prompts`.
         on_step: Called after every optimizer step and at every stop.
 
     Returns:
@@ -311,9 +270,18 @@ def train_arm(
     from peft import get_peft_model
     from transformers import set_seed
 
+    from tinyengram.holding import answered_by_base
+
     done = read_trajectory(folder)
     if done is not None and done.finished:
         return done
+    held: list[EncodedExample] = []
+    if settings.hold_weight:
+        if not unanswerable:
+            raise TinyEngramError(f"hold_weight={settings.hold_weight} needs prompts to hold, and there are none.")
+        held = answered_by_base(
+            base.model, unanswerable, pad_token_id=base.tokenizer.pad_token_id or 0, new_tokens=settings.hold_tokens
+        )
     set_seed(seed)  # For the adapter's own first values; Trainer seeds again for the order of the data.
     model: Any = get_peft_model(base.model, config)
     trajectory = Trajectory(
@@ -327,7 +295,7 @@ def train_arm(
     )
     last = next((point.checkpoint for point in reversed(trajectory.points) if point.checkpoint), None)
     _drop_unfinished_checkpoints(folder, trajectory)
-    trainer = _make_trainer(model, base, train, eval, settings, seed, folder, trajectory, on_step)
+    trainer = _make_trainer(model, base, train, eval, held, settings, seed, folder, trajectory, on_step)
     trainer.train(resume_from_checkpoint=str(folder / last) if last else None)
     trajectory.finished = True
     _write_trajectory(folder, trajectory)
@@ -367,6 +335,7 @@ def _make_trainer(
     base: Base,
     train: Sequence[EncodedExample],
     held_out: Sequence[EncodedExample],
+    held: Sequence[EncodedExample],
     settings: TrainingSettings,
     seed: int,
     folder: Path,
@@ -374,16 +343,17 @@ def _make_trainer(
     on_step: Callable[[StepEvent], None] | None,
 ) -> Any:
     """A ``transformers.Trainer`` that evaluates both losses and keeps the trajectory."""
-    import inspect
     from functools import partial
 
     import torch
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
+    from tinyengram.holding import divergence_from_base
     from tinyengram.memory.optim import row_sparse_adamw
 
     pad_token_id = base.tokenizer.pad_token_id or 0
-    takes_positions = "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters
+    takes_positions = takes_logits_to_keep(model)
+    per_step = settings.hold_batch_size
 
     def batch_of(examples: Sequence[EncodedExample]) -> dict[str, torch.Tensor]:
         batch = collate(examples, loss_on=settings.loss_on, pad_token_id=pad_token_id)
@@ -408,6 +378,15 @@ def _make_trainer(
                     table_learning_rate_factor=settings.table_learning_rate_factor,
                 )
             return self.optimizer
+
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            loss: Any = super().compute_loss(model, inputs, *args, **kwargs)
+            if held and model.training:
+                first = (self.state.global_step * self.args.world_size + self.args.process_index) * per_step
+                part = [held[(first + index) % len(held)] for index in range(per_step)]
+                divergence = divergence_from_base(model, part, pad_token_id=pad_token_id)
+                loss = loss + settings.hold_weight / settings.gradient_accumulation * divergence
+            return loss
 
         def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
             whole, answer = eval_losses(

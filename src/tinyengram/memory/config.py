@@ -40,6 +40,8 @@ class EngramConfig(PeftConfig):
         n_embed_per_ngram: Width of what is read for each order, over all heads.
         n_head_per_ngram: Hashed memory: independent hash heads per order.
         kernel_size: Taps of the causal depthwise convolution over what was read (dilation N); 0 leaves it out.
+        gate: ``"sigmoid"`` (the paper): between 0 and 1 but never at either. ``"hard"``: reaches exactly 0, so that a
+            memory can learn to stay shut where its n-grams mean something else.
         tokenizer_name_or_path: Tokenizer whose vocabulary is compressed (tokens that differ in case, accents or white
             space only are one). ``None`` uses raw token ids. Only needed when the memory is made: the adapter keeps
             the map.
@@ -71,6 +73,7 @@ class EngramConfig(PeftConfig):
     n_embed_per_ngram: int = 1024
     n_head_per_ngram: int = 16
     kernel_size: int = 4
+    gate: Literal["sigmoid", "hard"] = "sigmoid"
     tokenizer_name_or_path: str | None = None
     pad_token_id: int | None = None
     seed: int = 0
@@ -125,7 +128,11 @@ class EngramConfig(PeftConfig):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name}={value!r} must be an integer of at least {least}.")
-        for name, allowed in (("memory", ("hashed", "exact")), ("init", ("zero_tables", "zero_value", "paper"))):
+        for name, allowed in (
+            ("memory", ("hashed", "exact")),
+            ("gate", ("sigmoid", "hard")),
+            ("init", ("zero_tables", "zero_value", "paper")),
+        ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}.")
         if self.memory == "exact":

@@ -21,10 +21,11 @@ _GATE_FLOOR = 1e-6
 class EngramMemory(nn.Module):
     """Tables, gate and convolution of one memory at one block (arXiv 2601.07372, section 2.3 and 2.4).
 
-    ``e`` = the rows that were found, side by side; ``alpha = sigmoid(f(g))`` with
-    ``g = <RMSNorm(W_K e), RMSNorm(h)> / sqrt(d)`` and ``f(g) = sign(g) sqrt(max(|g|, 1e-6))``; ``v = alpha W_V e``;
-    the output, which is added to the residual stream, is ``v + SiLU(DWConv(RMSNorm(v)))``. No projection has a bias,
-    so rows of zeros give an output of exactly zero.
+    ``e`` = the rows that were found, side by side; ``v = alpha W_V e`` with the gate ``alpha = sigmoid(f(g))``,
+    ``g = <RMSNorm(W_K e), RMSNorm(h)> / sqrt(d)`` and ``f(g) = sign(g) sqrt(max(|g|, 1e-6))``; with ``gate="hard"``
+    ``alpha = min(1, max(0, g / 6 + 1/2))``, which is exactly 0 where ``g <= -3``. The output, which is added to the
+    residual stream, is ``v + SiLU(DWConv(RMSNorm(v)))``. No projection has a bias, so rows of zeros and a shut gate
+    give an output of exactly zero.
 
     Args:
         config: The memory's options.
@@ -40,6 +41,7 @@ class EngramMemory(nn.Module):
         width = n_orders * config.n_embed_per_ngram
         self.dilation = config.max_ngram_size
         self.kernel_size = config.kernel_size
+        self.gate = config.gate
         self.unknown_row = n_rows - 1 if config.memory == "exact" else None
         # An nn.Embedding, so that DistributedDataParallel knows when its gradient is sparse.
         self.tables = nn.Embedding.from_pretrained(
@@ -81,7 +83,10 @@ class EngramMemory(nn.Module):
         key = self.key_norm(self.key_proj(found))
         query = self.query_norm(hidden.to(self.tables.weight.dtype))
         logit = (key * query).sum(-1, keepdim=True) * hidden.shape[-1] ** -0.5
-        gate = torch.sigmoid(logit.sign() * logit.abs().clamp_min(_GATE_FLOOR).sqrt())
+        if self.gate == "hard":
+            gate = F.hardsigmoid(logit)
+        else:
+            gate = torch.sigmoid(logit.sign() * logit.abs().clamp_min(_GATE_FLOOR).sqrt())
         return gate * self.value_proj(found)
 
     def values(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

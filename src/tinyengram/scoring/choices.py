@@ -8,13 +8,14 @@ method keeps on the cache goes along. Tokens are cut exactly as the harness cuts
 from __future__ import annotations
 
 import copy
-import inspect
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from tinyengram.batches import takes_logits_to_keep
 
 _MAX_BATCH_TOKENS = 8192
 _LEAST_FILLED = 0.5
@@ -135,10 +136,9 @@ class _Reader:
         from transformers import DynamicCache
 
         self._model = model
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self._keeps_logits = "logits_to_keep" in inspect.signature(base.forward).parameters
+        self._takes_logits_to_keep = takes_logits_to_keep(model)
         self._device = next(model.parameters()).device
-        self.cache = DynamicCache(config=base.config)
+        self.cache = DynamicCache(config=model.config)
         if trunk:
             self.read(torch.tensor([list(trunk)]), self.cache, 1)
 
@@ -151,7 +151,7 @@ class _Reader:
 
     def read(self, ids: torch.Tensor, cache: Any, last: int) -> torch.Tensor:
         """Logits at the last ``last`` positions of ``ids`` ``(rows, length)``; extends ``cache``."""
-        options = {"logits_to_keep": last} if self._keeps_logits else {}
+        options = {"logits_to_keep": last} if self._takes_logits_to_keep else {}
         logits = self._model(input_ids=ids.to(self._device), past_key_values=cache, use_cache=True, **options).logits
         return logits[:, -last:].float()
 

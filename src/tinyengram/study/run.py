@@ -27,13 +27,14 @@ from tinyengram.study.matching import match, trained
 from tinyengram.study.plan import Study, StudyError
 from tinyengram.study.results import Comparison, DataAccount, Measurement, Results, Role, RunProvenance
 from tinyengram.study.statistics import Difference, paired_difference
-from tinyengram.training import StepEvent, Trajectory, TrajectoryPoint
+from tinyengram.training import StepEvent, TrainingSettings, Trajectory, TrajectoryPoint
 
 if TYPE_CHECKING:
     from tinyengram.scoring.truthfulqa import TruthfulQAScores
     from tinyengram.sources import Base
     from tinyengram.tasks.chat import EncodedExample
     from tinyengram.tasks.questions import TruthfulQA
+    from tinyengram.tasks.tool_calls import ToolCall
 
 _PACKAGES = ("tinyengram", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "numpy", "scipy")
 # Adapter weights of every checkpoint in float32, and twice that once for the optimizer.
@@ -65,6 +66,7 @@ class _Material:
     """What every arm shares."""
 
     base: Base
+    calls: list[ToolCall]
     train: list[EncodedExample]
     held_out: list[EncodedExample]
     questions: TruthfulQA
@@ -232,7 +234,9 @@ def _prepare(study: Study) -> _Material:
         questions_asked=len(questions.questions),
         questions_dropped=questions.dropped,
     )
-    return _Material(base, train, held_out, questions, account)
+    used = {example.id for example in train}
+    calls = [call for call in data.train if call.id in used]
+    return _Material(base, calls, train, held_out, questions, account)
 
 
 def _load_base(study: Study) -> Base:
@@ -323,6 +327,7 @@ def _train(
             on_event(PhaseEvent(f"Training {name}, seed {seed}"))
             with clock.phase(f"train {name}"):
                 base = _load_base(study)
+                settings = study.settings(name)
                 trajectories.append(
                     train_arm(
                         arm=name,
@@ -330,13 +335,30 @@ def _train(
                         config=peft_config(arm.method, arm.options, base=base, train=material.train),
                         train=material.train,
                         eval=material.held_out,
-                        settings=study.settings(name),
+                        settings=settings,
                         seed=seed,
                         folder=folder,
+                        unanswerable=_unanswerable(study, settings, material),
                         on_step=on_event,
                     )
                 )
     return trajectories
+
+
+def _unanswerable(study: Study, settings: TrainingSettings, material: _Material) -> list[list[int]]:
+    """Prompts on which an arm is held to the base, made from the training examples alone."""
+    from tinyengram.holding import unanswerable_prompts
+
+    if not settings.hold_weight:
+        return []
+    return unanswerable_prompts(
+        material.calls,
+        material.base.tokenizer,
+        template=study.data.template,
+        max_length=study.data.max_length,
+        limit=settings.hold_prompts,
+        seed=study.data.split_seed,
+    )
 
 
 # --- scoring and comparing -------------------------------------------------------------------------------------------
