@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import difflib
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -82,6 +83,16 @@ class EngramConfig(PeftConfig):
     shuffle_rows: bool = False
     modules_to_save: list[str] | None = None
     fingerprint: dict[str, Any] | None = field(default=None, repr=False)
+
+    def __new__(cls, *_: Any, **options: Any) -> EngramConfig:
+        # Asked here because PEFT, on reading a file, drops options that `__init__` does not know with a warning only.
+        known = {option.name for option in fields(cls)}
+        for name in options:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(sorted(known))}."
+                raise TypeError(f"{name!r} is no option of Engram. {hint}")
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         super().__post_init__()

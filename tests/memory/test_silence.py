@@ -1,0 +1,102 @@
+"""An exact memory says nothing about texts that hold none of its n-grams, whatever it was trained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import get_peft_model
+
+from tests.memory.tiny import VOCABULARY, logits_of, some_ids, stir, tiny_config, tiny_model, train_briefly
+from tinyengram import collect_ngrams
+
+TAUGHT = some_ids(6, 30, seed=11)
+ORDERS = (2, 3)
+KNOWN_NGRAMS = {
+    order: {tuple(text[at : at + order]) for text in TAUGHT.tolist() for at in range(len(text) - order + 1)}
+    for order in ORDERS
+}
+# An n-gram that begins before the text has the pad token there.
+for _text in TAUGHT.tolist():
+    KNOWN_NGRAMS[2].add((0, _text[0]))
+    KNOWN_NGRAMS[3] |= {(0, 0, _text[0]), (0, *_text[:2])}
+ENDS: dict[int, set[int]] = {}
+for _first, _second in KNOWN_NGRAMS[2]:
+    ENDS.setdefault(_first, set()).add(_second)
+
+
+@pytest.fixture(scope="module", params=["zero_tables", "paper"])
+def taught(request: pytest.FixtureRequest) -> dict[str, Any]:
+    known = collect_ngrams(TAUGHT.tolist(), orders=ORDERS, pad_token_id=0)
+    model = get_peft_model(tiny_model(), tiny_config(memory="exact", ngrams=known, init=request.param))
+    train_briefly(model, TAUGHT)
+    stir(model)
+    return {"model": model.eval(), "base": tiny_model()}
+
+
+@st.composite
+def unknown_texts(draw: st.DrawFn) -> list[int]:
+    """Texts in which no taught pair of tokens stands: so no taught n-gram of any order."""
+    text: list[int] = []
+    for _ in range(draw(st.integers(1, 24))):
+        allowed = [token for token in range(3, VOCABULARY) if token not in ENDS.get(text[-1] if text else 0, set())]
+        text.append(draw(st.sampled_from(allowed)))
+    return text
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=unknown_texts())
+def test_texts_without_a_known_ngram_have_the_bases_bits(taught: dict[str, Any], text: list[int]) -> None:
+    ids = torch.tensor([text])
+    assert torch.equal(logits_of(taught["model"], ids), logits_of(taught["base"], ids))
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data(), text=unknown_texts(), at=st.integers(0, 5))
+def test_only_positions_in_reach_of_a_known_ngram_are_touched(
+    taught: dict[str, Any], data: st.DataObject, text: list[int], at: int
+) -> None:
+    """What a memory adds is exactly zero beyond the convolution's reach; later blocks carry on what it did add."""
+    pair = list(data.draw(st.sampled_from(sorted(KNOWN_NGRAMS[2]))))
+    before = text[:at]
+    ids = torch.tensor([before + pair])
+    same = logits_of(taught["model"], ids)[:, : len(before)]
+    known_before = any(
+        tuple([0, 0, *before][end - order : end]) in KNOWN_NGRAMS[order]
+        for order in ORDERS
+        for end in range(3, len(before) + 3)
+    )
+    if not known_before:
+        assert torch.equal(same, logits_of(taught["base"], ids)[:, : len(before)])
+
+
+def test_taught_texts_are_not_silent(taught: dict[str, Any]) -> None:
+    assert (logits_of(taught["model"], TAUGHT) - logits_of(taught["base"], TAUGHT)).abs().max() > 0.1
+
+
+def test_a_hard_gate_shuts_to_exactly_zero() -> None:
+    known = collect_ngrams(TAUGHT.tolist(), orders=ORDERS, pad_token_id=0)
+    model = get_peft_model(tiny_model(), tiny_config(memory="exact", ngrams=known, gate="hard"))
+    stir(model)
+    assert not torch.equal(logits_of(model, TAUGHT), logits_of(tiny_model(), TAUGHT))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "query_norm" in name:
+                parameter.zero_()
+            elif name.endswith("tables.weight"):
+                parameter[-1].zero_()
+    half_open = logits_of(model, TAUGHT)
+    assert not torch.equal(half_open, logits_of(tiny_model(), TAUGHT))
+    from tinyengram.memory.layer import EngramMemory
+
+    memory = next(module for module in model.modules() if isinstance(module, EngramMemory))
+    hidden, rows = torch.randn(50, 32), torch.zeros(50, 2, dtype=torch.long)
+    with torch.no_grad():
+        memory.query_norm.weight.fill_(50.0)
+        read = memory.read(hidden, rows)
+    shut = (read == 0).all(-1)
+    assert shut.any(), "a strongly disagreeing hidden state shuts the gate"
+    assert not shut.all()
