@@ -81,8 +81,12 @@ class TestFinished:
         assert {trajectory.arm for trajectory in results.trajectories} == {"lora", "engram"}
         assert [row.role for row in results.measurements] == ["base", "matched reference", "matched", "last"]
         for row in results.measurements:
-            scores = json.loads((finished / row.scores_file).read_text())["rows"]
-            assert sum(one["mc2"] for one in scores) / len(scores) == pytest.approx(row.mc2)
+            assert list(row.retention) == ["plain", "chat", "chat with tools"]
+            for kept in row.retention.values():
+                scores = json.loads((finished / kept.scores_file).read_text())["rows"]
+                for name in ("mc1", "mc2", "margin"):
+                    assert sum(one[name] for one in scores) / len(scores) == pytest.approx(getattr(kept, name))
+        assert len({kept.scores_file for kept in results.measurements[0].retention.values()}) == 3
         for trajectory in results.trajectories:
             folder = finished / "arms" / trajectory.arm / f"seed-{trajectory.seed}"
             assert json.loads((folder / "trajectory.json").read_text())["finished"]
@@ -100,7 +104,8 @@ class TestFinished:
         results = Results.model_validate_json((finished / "results.json").read_text())
         assert results.data.question_label in page
         for row in results.measurements:
-            assert f"{row.mc2:.4f}" in page
+            for kept in row.retention.values():
+                assert f"{kept.mc2:.4f}" in page
 
     def test_running_again_trains_and_scores_nothing(self, finished: Path, cache: Path) -> None:
         before = {path: path.stat().st_mtime_ns for path in finished.rglob("*adapter*")}
@@ -123,7 +128,7 @@ def numbers(out: Path) -> list:
         for run in results.trajectories
         for point in run.points
     ]
-    return [points, [(row.arm, row.role, row.step, row.mc1, row.mc2) for row in results.measurements], results.finding]
+    return [points, [(row.arm, row.role, row.step, row.retention) for row in results.measurements], results.finding]
 
 
 @pytest.mark.parametrize("awaited", ["lora, seed 0, step 4", "engram, seed 0, step 4"])

@@ -12,10 +12,10 @@ from tinyengram.report.table import table_rows
 from tinyengram.sources.provenance import Provenance
 from tinyengram.study.finding import describe_finding
 from tinyengram.study.plan import load_study
-from tinyengram.study.results import Comparison, DataAccount, Measurement, Results, RunProvenance
+from tinyengram.study.results import Comparison, DataAccount, Measurement, Results, Retention, RunProvenance
 from tinyengram.study.statistics import Difference
 
-LABEL = "TruthfulQA, embedded subset of 481"
+LABEL = "TruthfulQA's embedded subset of 481"
 
 
 def difference(mean: float, low: float, high: float) -> Difference:
@@ -30,12 +30,18 @@ def measurement(arm: str, role: str, step: int, loss: float, delta: Difference |
         step=step,
         eval_loss_whole=9.0,
         eval_loss_answer=loss,
-        mc1=0.25,
-        mc2=0.4 + (delta.mean if delta else 0),
-        shift=None if delta is None else 1.25,
-        delta_mc1=delta,
-        delta_mc2=delta,
-        scores_file="scores/x.json",
+        retention={
+            prompt: Retention(
+                mc1=0.25,
+                mc2=0.4 + (delta.mean if delta else 0),
+                margin=1.0,
+                shift=None if delta is None else shift,
+                delta_mc1=delta,
+                delta_mc2=delta,
+                scores_file="scores/x.json",
+            )
+            for prompt, shift in (("plain", 1.25), ("chat", 4.5))
+        },
         **more,
     )
 
@@ -44,6 +50,7 @@ def measurement(arm: str, role: str, step: int, loss: float, delta: Difference |
 def results() -> Results:
     """A study in which Engram kept more than LoRA at matched loss."""
     study = load_study("quick").model_copy(update={"description": "<script>alert('x')</script>"})
+    study.truthfulqa.prompts = ["plain", "chat"]
     asset = Provenance(name="asset & co", kind="embedded", revision="asset==1", sha256="f" * 64)
     lost = difference(-0.05, -0.08, -0.02)
     return Results(
@@ -82,8 +89,8 @@ def results() -> Results:
                 reference="lora",
                 reached=[0],
                 missed=[],
-                mc1=difference(0, -0.1, 0.1),
-                mc2=difference(0.06, 0.02, 0.1),
+                mc1={"plain": difference(0, -0.1, 0.1), "chat": difference(0, -0.1, 0.1)},
+                mc2={"plain": difference(0.06, 0.02, 0.1), "chat": difference(-0.06, -0.1, -0.02)},
             )
         ],
         seconds={"prepare": 10.0, "train lora": 65.0},
@@ -93,7 +100,10 @@ def results() -> Results:
 
 def test_a_shown_difference_is_told_with_its_interval(results: Results) -> None:
     finding = describe_finding(results)
-    assert "engram kept more of MC2 than lora at matched loss: +6.0 points (95% interval +2.0 to +10.0)" in finding
+    more = "engram kept more of MC2 than lora at matched loss in the plain prompt: +6.0 points"
+    assert f"{more} (95% interval +2.0 to +10.0)" in finding
+    assert "engram kept less of MC2 than lora at matched loss in the chat prompt: −6.0 points" in finding
+    assert "moved by 4.500 nats on average under lora and by 4.500 under engram" in finding
     assert "that of engram by +1.0 points (95% interval −1.0 to +3.0), no change shown" in finding
     assert "MC2 of lora changed by −5.0 points (95% interval −8.0 to −2.0) and" in finding
     assert "0.9000 at step 10, lora 1.0000 at step 10" in finding
@@ -102,19 +112,14 @@ def test_a_shown_difference_is_told_with_its_interval(results: Results) -> None:
 
 
 def test_an_interval_with_zero_shows_no_difference(results: Results) -> None:
-    results.comparisons[0].mc2 = difference(0.06, -0.02, 0.1)
+    results.comparisons[0].mc2 = {"plain": difference(0.06, -0.02, 0.1)}
     finding = describe_finding(results)
-    assert "No difference in MC2 between engram and lora at matched loss is shown" in finding
+    assert "No difference in MC2 between engram and lora at matched loss in the plain prompt is shown" in finding
     assert "kept more" not in finding
 
 
-def test_less_is_called_less(results: Results) -> None:
-    results.comparisons[0].mc2 = difference(-0.06, -0.1, -0.02)
-    assert "engram kept less of MC2 than lora" in describe_finding(results)
-
-
 def test_an_arm_that_never_reached_the_level_is_not_compared(results: Results) -> None:
-    results.comparisons[0] = Comparison(arm="engram", reference="lora", reached=[], missed=[0], mc1=None, mc2=None)
+    results.comparisons[0] = Comparison(arm="engram", reference="lora", reached=[], missed=[0], mc1={}, mc2={})
     finding = describe_finding(results)
     assert "engram never reached the eval loss of any checkpoint of lora, so the two are not compared" in finding
     assert "points" not in finding
@@ -123,9 +128,11 @@ def test_an_arm_that_never_reached_the_level_is_not_compared(results: Results) -
 
 def test_the_table_has_the_experiments_rows(results: Results) -> None:
     rows = table_rows(results)
-    assert [row.cells[0] for row in rows] == ["smollm2-135m-instruct", "lora", "engram", "lora, trained on"]
-    assert [row.kind for row in rows] == ["base", "matched-reference", "matched", "last"]
-    assert rows[2].cells[6:8] == ("+1.0", "-1.0 to +3.0")
+    assert [row.cells[0] for row in rows[::2]] == ["smollm2-135m-instruct", "lora", "engram", "lora, trained on"]
+    assert [row.kind for row in rows[::2]] == ["base", "matched-reference", "matched", "last"]
+    assert [row.cells[4] for row in rows[:4]] == ["plain", "chat"] * 2
+    assert rows[4].cells[6:9] == ("0.4100", "+1.0 (−1.0 to +3.0)", "1.250")
+    assert rows[5].cells[:4] == ("", "", "", "")
 
 
 def test_the_page_escapes_what_it_shows(results: Results) -> None:
@@ -141,7 +148,7 @@ def test_figures_show_every_point_and_mark_the_pair(results: Results) -> None:
     lines = {trace.name: trace for trace in loss_figure(results).data}
     assert list(lines["lora"].y) == [2, 1, 0.5]
     assert sorted(lines["matched pair"].y) == [0.9, 1.0]
-    points = {trace.name: trace for trace in retention_figure(results).data}
+    points = {trace.name: trace for trace in retention_figure(results, "chat").data}
     assert list(points["lora"].x) == [1.0, 0.5]
     assert points["lora"].error_y.array[0] == pytest.approx(0.03)
     assert sorted(points["matched pair"].x) == [0.9, 1.0]

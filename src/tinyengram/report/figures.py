@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tinyengram.study.matching import eval_loss
+from tinyengram.study.plan import PromptName
 from tinyengram.study.results import Measurement, Results
 
 # Okabe and Ito's palette: told apart with any kind of colour vision.
@@ -39,23 +40,23 @@ def loss_figure(results: Results) -> Any:
     return figure
 
 
-def retention_figure(results: Results) -> Any:
-    """MC2 against eval loss: how much was learned to the right, how much was kept upwards; bars are 95% intervals."""
+def retention_figure(results: Results, prompt: PromptName) -> Any:
+    """MC2 asked in one way against eval loss: learned more to the right, kept more upwards; bars are 95% intervals."""
     import plotly.graph_objects as go
 
     figure = go.Figure()
     base = results.measurements[0]
-    figure.add_hline(y=base.mc2, line={"color": _BASE_COLOUR, "dash": "dot", "width": 1.5})
+    figure.add_hline(y=base.retention[prompt].mc2, line={"color": _BASE_COLOUR, "dash": "dot", "width": 1.5})
     arms: dict[tuple[str, int | None], dict[int, Measurement]] = {}
     for row in results.measurements:
         arms.setdefault((row.arm, row.seed), {})[row.step] = row
     for (arm, seed), by_step in arms.items():
         rows = [by_step[step] for step in sorted(by_step)]
-        deltas = [row.delta_mc2 for row in rows]
+        deltas = [row.retention[prompt].delta_mc2 for row in rows]
         figure.add_trace(
             go.Scatter(
                 x=[_loss(results, row) for row in rows],
-                y=[row.mc2 for row in rows],
+                y=[row.retention[prompt].mc2 for row in rows],
                 name=results.study.base.name if seed is None else _label(results, arm, seed),
                 mode="markers+lines" if seed is not None else "markers",
                 marker={"color": _colour(results, arm), "size": 11, "symbol": "diamond" if seed is None else "circle"},
@@ -73,7 +74,11 @@ def retention_figure(results: Results) -> Any:
             )
         )
     matched = [row for row in results.measurements if row.role in ("matched", "matched reference")]
-    figure.add_trace(_rings([_loss(results, row) for row in matched], [row.mc2 for row in matched], matched, results))
+    figure.add_trace(
+        _rings(
+            [_loss(results, row) for row in matched], [row.retention[prompt].mc2 for row in matched], matched, results
+        )
+    )
     _style(
         figure,
         f"Eval loss on the {_named(results.study.loss_on)}, nats per token (further right: learned more)",

@@ -33,7 +33,16 @@ def render_page(results: Results) -> str:
         rows=table_rows(results),
         figures=[
             ("loss", "How fast each arm learned", _html(loss_figure(results), "loss")),
-            ("retention", "What was learned, and what was kept", _html(retention_figure(results), "retention")),
+            *(
+                (
+                    name,
+                    f"What was learned, and what was kept: asked in the {name} prompt",
+                    _html(figure, f"retention-{at}"),
+                )
+                for at, (name, figure) in enumerate(
+                    (name, retention_figure(results, name)) for name in results.study.truthfulqa.prompts
+                )
+            ),
         ],
         arms=[_arm_facts(results, name) for name in results.study.arms],
         plotly=plotly.offline.get_plotlyjs(),

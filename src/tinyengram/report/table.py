@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tinyengram.study.finding import points
+from tinyengram.study.plan import PromptName
 from tinyengram.study.results import Measurement, Results
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ HEADINGS = (
     "Step",
     "Eval loss, answer",
     "Eval loss, whole text",
+    "Asked in",
     "MC1",
     "MC2",
     "ΔMC2, points (95% interval)",
@@ -25,7 +27,7 @@ HEADINGS = (
 
 @dataclass(frozen=True)
 class TableRow:
-    """One checkpoint as text; ``kind`` says what it is for colouring."""
+    """One checkpoint asked in one way, as text; ``kind`` says what the checkpoint is for colouring."""
 
     kind: str
     cells: tuple[str, ...]
@@ -34,30 +36,35 @@ class TableRow:
 def table_rows(results: Results) -> list[TableRow]:
     """Rows in the order in which they are read: base, each matched pair, the reference trained on."""
     rows, seen = [], set()
-    several = len(results.study.seeds) > 1
     for measurement in results.measurements:
         # A reference checkpoint that is matched to several arms is one row.
         key = (measurement.arm, measurement.role, measurement.seed, measurement.step)
         if key not in seen:
             seen.add(key)
-            rows.append(TableRow(measurement.role.replace(" ", "-"), _cells(results, measurement, several)))
+            kind = measurement.role.replace(" ", "-")
+            rows += [TableRow(kind, _cells(results, measurement, prompt)) for prompt in measurement.retention]
     return rows
 
 
-def _cells(results: Results, row: Measurement, several_seeds: bool) -> tuple[str, ...]:
+def _cells(results: Results, row: Measurement, prompt: PromptName) -> tuple[str, ...]:
     name = {"base": results.study.base.name, "last": f"{row.arm}, trained on"}.get(row.role, row.arm)
-    if several_seeds and row.seed is not None:
+    if len(results.study.seeds) > 1 and row.seed is not None:
         name += f" (seed {row.seed})"
-    delta = row.delta_mc2
-    return (
+    learned = (
         name,
         str(row.step) if row.seed is not None else "–",
         f"{row.eval_loss_answer:.4f}",
         f"{row.eval_loss_whole:.4f}",
-        f"{row.mc1:.4f}",
-        f"{row.mc2:.4f}",
+    )
+    kept, delta = row.retention[prompt], row.retention[prompt].delta_mc2
+    return (
+        # What was learned is said once for each checkpoint.
+        *(learned if prompt == next(iter(row.retention)) else ("",) * len(learned)),
+        prompt,
+        f"{kept.mc1:.4f}",
+        f"{kept.mc2:.4f}",
         f"{points(delta.mean)} ({points(delta.low)} to {points(delta.high)})" if delta else "–",
-        f"{row.shift:.3f}" if row.shift is not None else "–",
+        f"{kept.shift:.3f}" if kept.shift is not None else "–",
     )
 
 
@@ -66,8 +73,8 @@ def terminal_table(results: Results) -> Table:
     from rich.table import Table
 
     table = Table(title=f"{results.study.name}: {results.data.question_label}", title_justify="left")
-    for index, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="left" if index == 0 else "right")
+    for heading in HEADINGS:
+        table.add_column(heading, justify="left" if heading in ("Model", "Asked in") else "right")
     styles = {"matched": "bold green", "matched-reference": "bold", "last": "dim"}
     for row in table_rows(results):
         table.add_row(*row.cells, style=styles.get(row.kind, ""))

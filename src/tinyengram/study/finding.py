@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tinyengram.study.results import Comparison, Measurement, Results
+from tinyengram.study.results import Comparison, Measurement, Results, Retention
 from tinyengram.study.statistics import Difference
 
 
@@ -27,7 +27,7 @@ def interval(difference: Difference) -> str:
 
 def _compared(results: Results, comparison: Comparison) -> list[str]:
     arm, reference = comparison.arm, comparison.reference
-    if comparison.mc2 is None:
+    if not comparison.reached:
         return [f"{arm} never reached the eval loss of any checkpoint of {reference}, so the two are not compared."]
     sentences = []
     if comparison.missed:
@@ -37,28 +37,34 @@ def _compared(results: Results, comparison: Comparison) -> list[str]:
         theirs = _one(results, reference, seed, "matched reference", arm)
         sentences.append(
             f"With seed {seed}, {arm} reached an eval loss of {_loss(results, ours):.4f} at step {ours.step}, "
-            f"{reference} {_loss(results, theirs):.4f} at step {theirs.step}; against the base, MC2 of {reference} "
-            f"changed by {_judged(theirs)} and that of {arm} by {_judged(ours)}. The log-likelihoods of choices "
-            f"moved from the base's by {theirs.shift:.3f} nats on average under {reference} and by {ours.shift:.3f} "
-            f"under {arm}."
+            f"{reference} {_loss(results, theirs):.4f} at step {theirs.step}."
         )
-    if comparison.mc2.shown:
-        verdict = f"{arm} kept {'more' if comparison.mc2.mean > 0 else 'less'} of MC2 than {reference} at matched loss"
-    else:
-        verdict = f"No difference in MC2 between {arm} and {reference} at matched loss is shown"
-    sentences.append(f"{verdict}: {interval(comparison.mc2)}.")
+        for name, mine in ours.retention.items():
+            other = theirs.retention[name]
+            sentences.append(
+                f"In the {name} prompt, against the base, MC2 of {reference} changed by {_judged(other)} and that of "
+                f"{arm} by {_judged(mine)}; choices' log-likelihoods moved by {other.shift:.3f} nats on average under "
+                f"{reference} and by {mine.shift:.3f} under {arm}."
+            )
+    for name, difference in comparison.mc2.items():
+        where = f"at matched loss in the {name} prompt"
+        if difference.shown:
+            verdict = f"{arm} kept {'more' if difference.mean > 0 else 'less'} of MC2 than {reference} {where}"
+        else:
+            verdict = f"No difference in MC2 between {arm} and {reference} {where} is shown"
+        sentences.append(f"{verdict}: {interval(difference)}.")
     return sentences
 
 
-def _judged(measurement: Measurement) -> str:
-    assert measurement.delta_mc2 is not None
-    judged = "" if measurement.delta_mc2.shown else ", no change shown"
-    return f"{interval(measurement.delta_mc2)}{judged}"
+def _judged(retention: Retention) -> str:
+    assert retention.delta_mc2 is not None
+    judged = "" if retention.delta_mc2.shown else ", no change shown"
+    return f"{interval(retention.delta_mc2)}{judged}"
 
 
 def _limits(results: Results) -> list[str]:
     seeds, data = len(results.study.seeds), results.data
-    limits = [f"Scores are those of {data.question_label}, in the plain prompt."]
+    limits = [f"Scores are those of {data.question_label}."]
     if seeds == 1:
         limits.append("This is one run per arm: intervals cover the choice of questions, not that of seeds.")
     return limits

@@ -45,11 +45,16 @@ class DataSection(_Section):
     train_limit: int | None = Field(default=None, ge=1)
 
 
+PromptName = Literal["plain", "chat", "chat with tools"]
+"""How a probe is put: its own plain prompt, or the training data's chat template without or with a tool offered."""
+
+
 class TruthfulQASection(_Section):
-    """Which questions show what was forgotten."""
+    """Which questions show what was forgotten, and how they are put."""
 
     name: str = "truthfulqa-subset"
     limit: int | None = Field(default=None, ge=1)
+    prompts: list[PromptName] = Field(default=["plain", "chat", "chat with tools"], min_length=1)
 
 
 class ArmSection(_Section):

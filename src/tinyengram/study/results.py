@@ -8,13 +8,33 @@ from pydantic import BaseModel
 
 from tinyengram.hardware import Hardware
 from tinyengram.sources.provenance import Provenance
-from tinyengram.study.plan import Study
+from tinyengram.study.plan import PromptName, Study
 from tinyengram.study.statistics import Difference
 from tinyengram.training import Trajectory
 
 SCHEMA_VERSION: Literal[1] = 1
 
 Role = Literal["base", "matched reference", "matched", "last"]
+
+
+class Retention(BaseModel):
+    """What a checkpoint still knows, asked in one way.
+
+    Attributes:
+        mc1, mc2: Means over questions.
+        margin: Mean log-likelihood of true minus false choices, in nats.
+        shift: Mean absolute change of a choice's log-likelihood from the base, in nats; None for the base.
+        delta_mc1, delta_mc2: Against the base, paired by question; None for the base.
+        scores_file: Row by row, relative to the run folder.
+    """
+
+    mc1: float
+    mc2: float
+    margin: float
+    shift: float | None
+    delta_mc1: Difference | None
+    delta_mc2: Difference | None
+    scores_file: str
 
 
 class Measurement(BaseModel):
@@ -27,10 +47,7 @@ class Measurement(BaseModel):
         seed: Of the arm; None for the base.
         step: Optimizer steps.
         eval_loss_whole, eval_loss_answer: Nats per token.
-        mc1, mc2: Means over questions.
-        shift: Mean absolute change of a choice's log-likelihood from the base, in nats; None for the base.
-        delta_mc1, delta_mc2: Against the base, paired by question; None for the base.
-        scores_file: Row by row, relative to the run folder.
+        retention: For each way of asking (``study.truthfulqa.prompts``).
     """
 
     arm: str
@@ -40,12 +57,7 @@ class Measurement(BaseModel):
     step: int
     eval_loss_whole: float
     eval_loss_answer: float
-    mc1: float
-    mc2: float
-    shift: float | None
-    delta_mc1: Difference | None
-    delta_mc2: Difference | None
-    scores_file: str
+    retention: dict[PromptName, Retention]
 
 
 class Comparison(BaseModel):
@@ -55,15 +67,15 @@ class Comparison(BaseModel):
         arm, reference: Names.
         reached: Seeds in which the arm came down to some checkpoint of the reference.
         missed: Seeds in which it never did.
-        mc1, mc2: Arm minus reference at the matched pair; None if never reached.
+        mc1, mc2: Arm minus reference at the matched pair for each way of asking; empty if never reached.
     """
 
     arm: str
     reference: str
     reached: list[int]
     missed: list[int]
-    mc1: Difference | None
-    mc2: Difference | None
+    mc1: dict[PromptName, Difference]
+    mc2: dict[PromptName, Difference]
 
 
 class DataAccount(BaseModel):

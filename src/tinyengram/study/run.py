@@ -24,19 +24,21 @@ import yaml
 from tinyengram.files import sha256_of, write_atomically
 from tinyengram.study.finding import describe_finding
 from tinyengram.study.matching import match, trained
-from tinyengram.study.plan import Study, StudyError
-from tinyengram.study.results import Comparison, DataAccount, Measurement, Results, Role, RunProvenance
+from tinyengram.study.plan import PromptName, Study, StudyError
+from tinyengram.study.results import Comparison, DataAccount, Measurement, Results, Retention, Role, RunProvenance
 from tinyengram.study.statistics import Difference, paired_difference
 from tinyengram.training import StepEvent, TrainingSettings, Trajectory, TrajectoryPoint
 
 if TYPE_CHECKING:
-    from tinyengram.scoring.truthfulqa import TruthfulQAScores
+    from tinyengram.scoring.truthfulqa import Prompt, TruthfulQAScores
     from tinyengram.sources import Base
     from tinyengram.tasks.chat import EncodedExample
     from tinyengram.tasks.questions import TruthfulQA
     from tinyengram.tasks.tool_calls import ToolCall
 
 _PACKAGES = ("tinyengram", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "numpy", "scipy")
+_Scores = dict[PromptName, "tuple[TruthfulQAScores, str]"]
+"""For each way of asking the scores and the file that holds them."""
 # Adapter weights of every checkpoint in float32, and twice that once for the optimizer.
 _BYTES_PER_PARAMETER = 4
 _OPTIMIZER_COPIES = 2
@@ -67,6 +69,7 @@ class _Material:
 
     base: Base
     calls: list[ToolCall]
+    held_out_calls: list[ToolCall]
     train: list[EncodedExample]
     held_out: list[EncodedExample]
     questions: TruthfulQA
@@ -100,7 +103,7 @@ def run_study(study: Study, out: Path, on_event: Callable[[Event], None] = lambd
     write_atomically(out / "provenance.json", provenance.model_dump_json(indent=2))
     trajectories = _train(study, material, out, clock, on_event)
     scorer = _Scorer(study, material, out, clock, on_event)
-    measurements, comparisons = _compare(study, trajectories, scorer)
+    measurements, comparisons = _compare(study, trajectories, scorer, out)
     results = Results(
         study=study,
         provenance=provenance,
@@ -234,9 +237,14 @@ def _prepare(study: Study) -> _Material:
         questions_asked=len(questions.questions),
         questions_dropped=questions.dropped,
     )
-    used = {example.id for example in train}
-    calls = [call for call in data.train if call.id in used]
-    return _Material(base, calls, train, held_out, questions, account)
+    calls, held_out_calls = _used(data.train, train), _used(data.eval, held_out)
+    return _Material(base, calls, held_out_calls, train, held_out, questions, account)
+
+
+def _used(calls: Sequence[ToolCall], examples: Sequence[EncodedExample]) -> list[ToolCall]:
+    """The calls that stand behind encoded examples."""
+    ids = {example.id for example in examples}
+    return [call for call in calls if call.id in ids]
 
 
 def _load_base(study: Study) -> Base:
@@ -365,38 +373,66 @@ def _unanswerable(study: Study, settings: TrainingSettings, material: _Material)
 
 
 class _Scorer:
-    """Scores checkpoints, each once for one set of questions, whatever run asks."""
+    """Scores checkpoints, each once for one set of questions and one way of asking, whatever run asks."""
 
     def __init__(
         self, study: Study, material: _Material, out: Path, clock: _Clock, on_event: Callable[[Event], None]
     ) -> None:
         self._study, self._material, self._out, self._clock, self._on_event = study, material, out, clock, on_event
-        asked = json.dumps(
-            [[q.id, q.question, q.mc1_choices, q.mc2_choices, q.mc2_labels] for q in material.questions.questions]
-        )
-        self._questions_key = hashlib.sha256(asked.encode()).hexdigest()[:16]
+        self._prompts = {name: _prompt(name, study, material) for name in study.truthfulqa.prompts}
 
-    def scores(self, label: str, checkpoint: Path | None) -> tuple[TruthfulQAScores, str]:
-        """Scores of a checkpoint (None: the base) and the file that holds them, relative to the run folder."""
+    def retention(self, label: str, checkpoint: Path | None) -> tuple[dict[PromptName, Retention], _Scores]:
+        """What a checkpoint (None: the base) still knows against the base, and the scores themselves."""
+        from tinyengram.scoring.truthfulqa import mean_absolute_shift
+
+        scores = self.scores(label, checkpoint)
+        base = None if checkpoint is None else self.scores("base", None)
+        retained = {
+            name: Retention(
+                mc1=asked.mc1,
+                mc2=asked.mc2,
+                margin=asked.margin,
+                shift=None if base is None else mean_absolute_shift(asked, base[name][0]),
+                delta_mc1=None if base is None else _difference([base[name][0]], [asked], "mc1"),
+                delta_mc2=None if base is None else _difference([base[name][0]], [asked], "mc2"),
+                scores_file=file,
+            )
+            for name, (asked, file) in scores.items()
+        }
+        return retained, scores
+
+    def scores(self, label: str, checkpoint: Path | None) -> _Scores:
+        """For each way of asking the scores, and the file that holds them, relative to the run folder."""
         from tinyengram.scoring.truthfulqa import TruthfulQAScores
 
         adapter_key = "base" if checkpoint is None else _adapter_key(checkpoint)
-        file = self._out / "scores" / f"truthfulqa-{self._questions_key}-{adapter_key}.json"
-        relative = str(file.relative_to(self._out))
-        if file.exists():
-            return TruthfulQAScores.model_validate_json(file.read_text()), relative
-        with self._clock.phase("score"):
-            scores = self._score(label, checkpoint)
-        write_atomically(file, scores.model_dump_json(indent=1))
-        return scores, relative
+        found: _Scores = {}
+        model: Any = None
+        for name, prompt in self._prompts.items():
+            asked = [
+                [prompt.write(q.question), prompt.lead, q.mc1_choices, q.mc2_choices, q.mc2_labels]
+                for q in self._material.questions.questions
+            ]
+            key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+            file = self._out / "scores" / f"truthfulqa-{key}-{adapter_key}.json"
+            if not file.exists():
+                with self._clock.phase("score"):
+                    model = model or self._load(checkpoint)
+                    scores = self._score(model, prompt, f"{label}, {name} prompt")
+                write_atomically(file, scores.model_dump_json(indent=1))
+            relative = str(file.relative_to(self._out))
+            found[name] = TruthfulQAScores.model_validate_json(file.read_text()), relative
+        return found
 
-    def _score(self, label: str, checkpoint: Path | None) -> TruthfulQAScores:
+    def _load(self, checkpoint: Path | None) -> Any:
         from peft import PeftModel
 
+        model = _load_base(self._study).model
+        return (model if checkpoint is None else PeftModel.from_pretrained(model, str(checkpoint))).eval()
+
+    def _score(self, model: Any, prompt: Prompt, label: str) -> TruthfulQAScores:
         from tinyengram.scoring.truthfulqa import score_truthfulqa
 
-        base = _load_base(self._study)
-        model: Any = base.model if checkpoint is None else PeftModel.from_pretrained(base.model, str(checkpoint))
         total, done = len(self._material.questions.questions), 0
 
         def tell(count: int) -> None:
@@ -405,7 +441,21 @@ class _Scorer:
             self._on_event(ScoreEvent(label, done, total))
 
         self._on_event(ScoreEvent(label, 0, total))
-        return score_truthfulqa(model.eval(), base.tokenizer, self._material.questions.questions, on_done=tell)
+        return score_truthfulqa(
+            model, self._material.base.tokenizer, self._material.questions.questions, prompt=prompt, on_done=tell
+        )
+
+
+def _prompt(name: PromptName, study: Study, material: _Material) -> Prompt:
+    """A way of asking; the tools that are offered are those of the shortest held-out example."""
+    from tinyengram.scoring.truthfulqa import PLAIN, Prompt
+    from tinyengram.tasks.chat import chat_text
+
+    if name == "plain":
+        return PLAIN
+    instruction = "" if name == "chat" else min((call.instruction for call in material.held_out_calls), key=len)
+    tokenizer, template = material.base.tokenizer, study.data.template
+    return Prompt(lambda question: chat_text(instruction, question, tokenizer, template=template), "")
 
 
 def _adapter_key(checkpoint: Path) -> str:
@@ -417,11 +467,10 @@ def _adapter_key(checkpoint: Path) -> str:
 
 
 def _compare(
-    study: Study, trajectories: Sequence[Trajectory], scorer: _Scorer
+    study: Study, trajectories: Sequence[Trajectory], scorer: _Scorer, out: Path
 ) -> tuple[list[Measurement], list[Comparison]]:
     """Score the base, every matched pair and the reference's last checkpoint; compare the pairs."""
     of = {(trajectory.arm, trajectory.seed): trajectory for trajectory in trajectories}
-    base_scores, base_file = scorer.scores("base", None)
     start = trajectories[0].points[0]
     measurements = [
         Measurement(
@@ -431,22 +480,27 @@ def _compare(
             step=0,
             eval_loss_whole=start.eval_loss_whole,
             eval_loss_answer=start.eval_loss_answer,
-            mc1=base_scores.mc1,
-            mc2=base_scores.mc2,
-            shift=None,
-            delta_mc1=None,
-            delta_mc2=None,
-            scores_file=base_file,
+            retention=scorer.retention("base", None)[0],
         )
     ]
 
-    def measure(
-        arm: str, seed: int, point: TrajectoryPoint, role: Role, matched_with: str | None = None
-    ) -> TruthfulQAScores:
+    def measure(arm: str, seed: int, point: TrajectoryPoint, role: Role, matched_with: str | None = None) -> _Scores:
         assert point.checkpoint is not None
-        checkpoint = scorer._out / "arms" / arm / f"seed-{seed}" / point.checkpoint
-        scores, file = scorer.scores(f"{arm}, seed {seed}, step {point.step}", checkpoint)
-        measurements.append(_measurement(arm, seed, point, role, matched_with, scores, base_scores, file))
+        retention, scores = scorer.retention(
+            f"{arm}, seed {seed}, step {point.step}", out / "arms" / arm / f"seed-{seed}" / point.checkpoint
+        )
+        measurements.append(
+            Measurement(
+                arm=arm,
+                role=role,
+                matched_with=matched_with,
+                seed=seed,
+                step=point.step,
+                eval_loss_whole=point.eval_loss_whole,
+                eval_loss_answer=point.eval_loss_answer,
+                retention=retention,
+            )
+        )
         return scores
 
     comparisons = []
@@ -468,8 +522,8 @@ def _compare(
                 reference=study.reference,
                 reached=reached,
                 missed=missed,
-                mc1=_difference(before, after, "mc1") if reached else None,
-                mc2=_difference(before, after, "mc2") if reached else None,
+                mc1=_differences(before, after, "mc1"),
+                mc2=_differences(before, after, "mc2"),
             )
         )
     for seed in study.seeds:
@@ -477,33 +531,12 @@ def _compare(
     return measurements, comparisons
 
 
-def _measurement(
-    arm: str,
-    seed: int,
-    point: TrajectoryPoint,
-    role: Role,
-    matched_with: str | None,
-    scores: TruthfulQAScores,
-    base_scores: TruthfulQAScores,
-    file: str,
-) -> Measurement:
-    from tinyengram.scoring.truthfulqa import mean_absolute_shift
-
-    return Measurement(
-        arm=arm,
-        role=role,
-        matched_with=matched_with,
-        seed=seed,
-        step=point.step,
-        eval_loss_whole=point.eval_loss_whole,
-        eval_loss_answer=point.eval_loss_answer,
-        mc1=scores.mc1,
-        mc2=scores.mc2,
-        shift=mean_absolute_shift(scores, base_scores),
-        delta_mc1=_difference([base_scores], [scores], "mc1"),
-        delta_mc2=_difference([base_scores], [scores], "mc2"),
-        scores_file=file,
-    )
+def _differences(before: Sequence[_Scores], after: Sequence[_Scores], which: str) -> dict[PromptName, Difference]:
+    """Differences over seeds for each way of asking."""
+    names = list(before[0]) if before else []
+    return {
+        name: _difference([one[name][0] for one in before], [one[name][0] for one in after], which) for name in names
+    }
 
 
 def _difference(before: Sequence[TruthfulQAScores], after: Sequence[TruthfulQAScores], which: str) -> Difference:
