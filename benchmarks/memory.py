@@ -5,9 +5,14 @@ Run: make bench
 
 from __future__ import annotations
 
+import resource
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,13 +22,19 @@ from rich.table import Table
 
 from tinyengram import EngramConfig, collect_ngrams, hardware
 from tinyengram.memory.ngrams import hash_multipliers, hashed_rows, head_sizes
+from tinyengram.memory.optim import row_sparse_adamw
 from tinyengram.sources import load_base
 
 REPEATS = 7
 BATCH, LENGTH = 4, 128
 NEW_TOKENS = 32
-HASHED: dict[str, Any] = {"layer_ids": [1, 2, 3, 4]}
-EXACT: dict[str, Any] = {"layer_ids": [1, 2, 3, 4], "memory": "exact", "n_embed_per_ngram": 256}
+LAST_BLOCKS = [14, 20, 26]
+CONFIGS: dict[str, dict[str, Any]] = {
+    "hashed 1-4": {"layer_ids": [1, 2, 3, 4]},
+    "exact 1-4": {"layer_ids": [1, 2, 3, 4], "memory": "exact", "n_embed_per_ngram": 256},
+    "exact 14,20,26": {"layer_ids": LAST_BLOCKS, "memory": "exact", "n_embed_per_ngram": 256},
+}
+BIG_TABLE_STEPS = 60
 
 
 def median_seconds(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
@@ -40,33 +51,35 @@ def median_seconds(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
 
 
 def models(ids: torch.Tensor) -> dict[str, Any]:
-    """The base and its adapted copies, each with weights of its own."""
-    known = collect_ngrams(ids.tolist(), orders=(2, 3, 4))
-    lora = LoraConfig(r=16, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
-    configs = {
-        "LoRA r16 all-linear": lora,
-        "Engram hashed": EngramConfig(task_type="CAUSAL_LM", **HASHED),
-        "Engram exact": EngramConfig(task_type="CAUSAL_LM", ngrams=known, **EXACT),
+    """The base and its adapted copies, each with weights of its own; a tenth of the positions ends a known n-gram."""
+    known = collect_ngrams(ids[:, : LENGTH // 10].tolist(), orders=(2, 3, 4))
+    configs: dict[str, Any] = {
+        "LoRA": LoraConfig(r=16, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"),
+        "LoRA, dropout 0.05": LoraConfig(
+            r=16, lora_alpha=16, lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM"
+        ),
     }
-    base = load_base("smollm2-135m-instruct").model
+    for name, options in CONFIGS.items():
+        ngrams = known if options.get("memory") == "exact" else None
+        configs[name] = EngramConfig(task_type="CAUSAL_LM", ngrams=ngrams, **options)
     adapted = {
         name: get_peft_model(load_base("smollm2-135m-instruct").model, config).eval()
         for name, config in configs.items()
     }
-    return {"base": base, **adapted}
+    return {"base": load_base("smollm2-135m-instruct").model, **adapted}
 
 
 def forward(model: Any, ids: torch.Tensor) -> Callable[[], object]:
     def call() -> object:
         with torch.inference_mode():
-            return model(input_ids=ids, use_cache=False, logits_to_keep=1)
+            return model(input_ids=ids, use_cache=False)
 
     return call
 
 
 def training_step(model: Any, ids: torch.Tensor) -> Callable[[], object]:
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=0.0)
+    model.train()
+    optimizer = row_sparse_adamw(model, 0.0)
 
     def call() -> object:
         model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
@@ -102,29 +115,100 @@ def row_indices() -> float:
     return median_seconds({"rows": call})["rows"]
 
 
+def table_growth() -> tuple[float, float]:
+    """Seconds of a training step with 100 thousand rows and with 10 million, of width 16."""
+    ids = torch.randint(3, 49_000, (BATCH, LENGTH))
+    steps = {}
+    for rows in (100_000, 10_000_000):
+        config = EngramConfig(
+            task_type="CAUSAL_LM",
+            layer_ids=[1],
+            max_ngram_size=2,
+            engram_vocab_size=[rows // 16],
+            n_embed_per_ngram=256,
+            n_head_per_ngram=16,
+        )
+        steps[rows] = training_step(get_peft_model(load_base("smollm2-135m-instruct").model, config), ids)
+    seconds = median_seconds({str(rows): step for rows, step in steps.items()})
+    return seconds["100000"], seconds["10000000"]
+
+
+def train_big_table(folder: Path) -> None:
+    """In a process of its own: train 370 million table parameters, save them, print peak memory and file size."""
+    hardware.keep_freed_memory()
+    torch.manual_seed(0)
+    rows = 370_000_000 // (2 * 3 * 16 * 64)
+    config = EngramConfig(
+        task_type="CAUSAL_LM",
+        layer_ids=[1, 2],
+        max_ngram_size=4,
+        engram_vocab_size=[rows] * 3,
+        n_embed_per_ngram=1024,
+        n_head_per_ngram=16,
+    )
+    model = get_peft_model(load_base("smollm2-135m-instruct").model, config).train()
+    parameters = sum(p.numel() for name, p in model.named_parameters() if name.endswith("tables.weight"))
+    optimizer = row_sparse_adamw(model, 1e-3)
+    # As training data do, the batches share most of their text: a template and a set of tools.
+    shared = torch.randint(3, 49_000, (BATCH, 3 * LENGTH // 4))
+    for _ in range(BIG_TABLE_STEPS):
+        ids = torch.cat([shared, torch.randint(3, 49_000, (BATCH, LENGTH - shared.shape[1]))], dim=1)
+        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    model.save_pretrained(folder)
+    print(parameters, peak, (folder / "adapter_model.safetensors").stat().st_size / 1e6)
+
+
+def sgemm_limit(model: Any) -> float:
+    """Tokens a second that training could reach if it were one matrix product of 4 FLOP a parameter and token."""
+    matrix = torch.randn(2048, 2048)
+    seconds = median_seconds({"sgemm": lambda: matrix @ matrix})["sgemm"]
+    return 2 * 2048**3 / seconds / (4 * sum(parameter.numel() for parameter in model.parameters()))
+
+
 def main() -> None:
     hardware.keep_freed_memory()
     torch.manual_seed(0)
     ids = torch.randint(3, 49_000, (BATCH, LENGTH))
     every = models(ids)
+    console = Console(width=140)
     table = Table(title=f"{hardware.describe().processor}, {torch.get_num_threads()} threads, medians of {REPEATS}")
-    for heading in ("figure", "Engram hashed", "Engram exact", "over"):
+    for heading in ("figure", *CONFIGS, "over"):
         table.add_column(heading, justify="left" if heading in ("figure", "over") else "right")
 
-    def compare(figure: str, make: Callable[[Any, torch.Tensor], Callable[[], object]], peer: str) -> None:
-        names = (peer, "Engram hashed", "Engram exact")
-        seconds = median_seconds({name: make(every[name], ids) for name in names})
-        ratios = [f"{seconds[name] / seconds[peer]:.2f}" for name in names[1:]]
-        table.add_row(figure, *ratios, f"{peer}, {1000 * seconds[peer]:.0f} ms")
+    def compare(
+        figure: str, make: Callable[[Any, torch.Tensor], Callable[[], object]], *peers: str
+    ) -> dict[str, float]:
+        seconds = median_seconds({name: make(every[name], ids) for name in (*peers, *CONFIGS)})
+        for peer in peers:
+            ratios = [f"{seconds[name] / seconds[peer]:.2f}" for name in CONFIGS]
+            table.add_row(figure, *ratios, f"{peer}, {1000 * seconds[peer]:.0f} ms")
+        return seconds
 
     compare("forward", forward, "base")
     compare(f"cached decoding of {NEW_TOKENS} tokens", decoding, "base")
-    for model in every.values():
-        model.train()
-    compare("training step", training_step, "LoRA r16 all-linear")
-    table.add_row("row indices, 8 x 1024 tokens, 2 layers", f"{1000 * row_indices():.2f} ms", "", "")
-    Console(width=110).print(table)
+    seconds = compare("training step", training_step, "LoRA", "LoRA, dropout 0.05")
+    limit = sgemm_limit(every["base"])
+    efficiency = [f"{BATCH * LENGTH / seconds[name] / limit:.2f}" for name in CONFIGS]
+    table.add_row("training tokens a second", *efficiency, f"sgemm limit, {limit:.0f} tokens/s")
+    every.clear()
+    table.add_row("row indices, 8 x 1024 tokens, 2 layers", f"{1000 * row_indices():.2f} ms", "", "", "")
+    few, many = table_growth()
+    table.add_row("training step, 10M rows", f"{many / few:.2f}", "", "", f"100k rows, {1000 * few:.0f} ms")
+    with tempfile.TemporaryDirectory() as folder:
+        run = subprocess.run([sys.executable, __file__, folder], capture_output=True, text=True, check=True)
+    parameters, peak, size = map(float, run.stdout.split())
+    table.add_row(f"peak memory, {parameters / 1e6:.0f}M table parameters", f"{peak:.2f} GiB", "", "", "")
+    table.add_row(
+        f"adapter file after {BIG_TABLE_STEPS} steps", f"{size:.0f} MB", "", "", f"{4 * parameters / 1e6:.0f} MB"
+    )
+    console.print(table)
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) > 1:
+        train_big_table(Path(sys.argv[1]))
+    else:
+        main()

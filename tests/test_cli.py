@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from markupsafe import escape
 
 from tinyengram.study.plan import presets
 from tinyengram.study.results import Results
@@ -102,7 +103,7 @@ class TestFinished:
         without_plotly = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
         assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", without_plotly)
         results = Results.model_validate_json((finished / "results.json").read_text())
-        assert results.data.question_label in page
+        assert escape(results.data.question_label) in page
         for row in results.measurements:
             for kept in row.retention.values():
                 assert f"{kept.mc2:.4f}" in page

@@ -15,10 +15,10 @@ IGNORED = -100
 """Label of a token that does not count in the loss, as everywhere in transformers."""
 
 
-def takes_logits_to_keep(model: Any) -> bool:
-    """Whether a causal language model, with or without an adapter, gives logits at some positions only when asked."""
+def takes_argument(model: Any, name: str) -> bool:
+    """Whether the forward pass of a causal language model, with or without an adapter, has an argument of this name."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return "logits_to_keep" in inspect.signature(base.forward).parameters
+    return name in inspect.signature(base.forward).parameters
 
 
 def collate(examples: Sequence[EncodedExample], *, loss_on: str, pad_token_id: int) -> dict[str, torch.Tensor]:

@@ -50,7 +50,7 @@ def compare(
     plan = load_study(study)
     folder = out or Path("runs") / plan.name
     _prepare_process()
-    from tinyengram.report.table import terminal_table
+    from tinyengram.report.table import terminal_tables
     from tinyengram.study.run import run_study
 
     try:
@@ -60,7 +60,8 @@ def compare(
         print("\nInterrupted. Run the same command to continue.", file=sys.stderr)
         raise typer.Exit(_EXIT_INTERRUPTED) from error
     output = Console(width=None if sys.stdout.isatty() else 150)
-    output.print(terminal_table(results))
+    for table in terminal_tables(results):
+        output.print(table)
     output.print(results.finding, highlight=False)
     together = sum(results.seconds.values())
     phases = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in results.seconds.items())

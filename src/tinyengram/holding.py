@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
-from tinyengram.batches import IGNORED, collate, predicting_positions, takes_logits_to_keep
+from tinyengram.batches import IGNORED, collate, predicting_positions, takes_argument
 from tinyengram.tasks.chat import EncodedExample, chat_text
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def divergence_from_base(model: Any, examples: Sequence[EncodedExample], *, pad_
 
 def _log_probabilities(model: Any, inputs: dict[str, torch.Tensor], positions: torch.Tensor) -> torch.Tensor:
     """float32 ``(batch, n, vocab)`` at ``positions``."""
-    options = {"logits_to_keep": positions} if takes_logits_to_keep(getattr(model, "module", model)) else {}
+    options = {"logits_to_keep": positions} if takes_argument(getattr(model, "module", model), "logits_to_keep") else {}
     logits = model(**inputs, use_cache=False, **options).logits
     if logits.shape[1] != len(positions):
         logits = logits[:, positions]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tinyengram.batches import IGNORED, collate, predicting_positions, takes_logits_to_keep, token_losses
+from tinyengram.batches import IGNORED, collate, predicting_positions, takes_argument, token_losses
 from tinyengram.errors import TinyEngramError, nearest
 from tinyengram.files import write_atomically
 
@@ -352,7 +352,7 @@ def _make_trainer(
     from tinyengram.memory.optim import row_sparse_adamw
 
     pad_token_id = base.tokenizer.pad_token_id or 0
-    takes_positions = takes_logits_to_keep(model)
+    takes_positions = takes_argument(model, "logits_to_keep")
     per_step = settings.hold_batch_size
 
     def batch_of(examples: Sequence[EncodedExample]) -> dict[str, torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from markupsafe import escape
 
 from tests.study.test_matching import trajectory
 from tinyengram.hardware import Hardware
@@ -51,6 +52,7 @@ def results() -> Results:
     """A study in which Engram kept more than LoRA at matched loss."""
     study = load_study("quick").model_copy(update={"description": "<script>alert('x')</script>"})
     study.truthfulqa.prompts = ["plain", "chat"]
+    study.arms = {name: study.arms[name] for name in ("lora", "engram")}
     asset = Provenance(name="asset & co", kind="embedded", revision="asset==1", sha256="f" * 64)
     lost = difference(-0.05, -0.08, -0.02)
     return Results(
@@ -141,7 +143,7 @@ def test_the_page_escapes_what_it_shows(results: Results) -> None:
     assert "&lt;script&gt;alert" in page
     assert "<b>reason</b>" not in page
     assert "asset &amp; co" in page
-    assert LABEL in page
+    assert escape(LABEL) in page
 
 
 def test_figures_show_every_point_and_mark_the_pair(results: Results) -> None:

@@ -103,7 +103,7 @@ class EngramCacheLayer:
 
     # --- what generation does to a cache -------------------------------------------------------------------------
 
-    def _apply(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def transform(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
         if not self.length:
             return
         self.tokens, self.texts = change(self.tokens), change(self.texts)
@@ -111,18 +111,18 @@ class EngramCacheLayer:
         self.values = {key: change(value) for key, value in self.values.items()}
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
-        self._apply(lambda tensor: tensor.index_select(0, beam_idx.to(tensor.device)))
+        self.transform(lambda tensor: tensor.index_select(0, beam_idx.to(tensor.device)))
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
-        self._apply(lambda tensor: tensor[indices.to(tensor.device)])
+        self.transform(lambda tensor: tensor[indices.to(tensor.device)])
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        self._apply(lambda tensor: tensor.repeat_interleave(repeats, dim=0))
+        self.transform(lambda tensor: tensor.repeat_interleave(repeats, dim=0))
 
     def crop(self, length: int) -> None:
         """Drop ``-length`` tokens from the end, or, for a positive ``length`` (older transformers), keep so many."""
         keep = length if length > 0 else self.length + length
-        self._apply(lambda tensor: tensor[:, :keep])
+        self.transform(lambda tensor: tensor[:, :keep])
 
     def reset(self) -> None:
         self.tokens = self.texts = self.positions = torch.empty(0, 0, dtype=torch.long)

@@ -8,17 +8,17 @@ method keeps on the cache goes along. Tokens are cut exactly as the harness cuts
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from tinyengram.batches import takes_logits_to_keep
+from tinyengram.batches import takes_argument
 
-_MAX_BATCH_TOKENS = 8192
-_LEAST_FILLED = 0.5
+_MAX_BATCH_TOKENS = 16384
+_MAX_GROUP = 32
+_LEAST_FILLED = 0.6
 
 
 @dataclass(frozen=True)
@@ -79,15 +79,10 @@ def choice_log_likelihoods(
     with torch.inference_mode():
         shared = _common_prefix([prompt.context for prompt in prompts])
         trunk = _Reader(model, shared)
-        by_length: dict[int, list[_Prompt]] = defaultdict(list)
-        for prompt in prompts:
-            by_length[len(prompt.context) - len(shared)].append(prompt)
-        for length in sorted(by_length):
-            rows = max(1, max_batch_tokens // (len(shared) + length))
-            for group in _parts(by_length[length], rows):
-                _score_group(trunk, group, len(shared), max_batch_tokens)
-                if on_done is not None:
-                    on_done(len(group))
+        for group in _groups(prompts, len(shared), max_batch_tokens, any_length=trunk.can_shift):
+            _score_group(trunk, group, len(shared), max_batch_tokens)
+            if on_done is not None:
+                on_done(len(group))
     return [
         ChoiceScores(
             id=prompt.request.id,
@@ -129,38 +124,112 @@ def _common_prefix(contexts: Sequence[list[int]]) -> list[int]:
     return list(shortest[:length])
 
 
+def _groups(
+    prompts: Sequence[_Prompt], shared: int, max_batch_tokens: int, *, any_length: bool
+) -> Iterator[list[_Prompt]]:
+    """Prompts that are read together: contexts of similar, or else of equal, length."""
+    waiting = sorted(prompts, key=lambda prompt: len(prompt.context))
+    while waiting:
+        longest = len(waiting[-1].context)
+        rows = max(1, min(_MAX_GROUP, max_batch_tokens // longest))
+        least = shared + _LEAST_FILLED * (longest - shared) if any_length else longest
+        fitting = sum(len(prompt.context) >= least for prompt in waiting[-rows:])
+        yield waiting[-fitting:]
+        del waiting[-fitting:]
+
+
+class _Branch:
+    """A cache whose rows end together: row ``i`` holds nothing in its first ``empty[i]`` places."""
+
+    def __init__(self, cache: Any, empty: torch.Tensor) -> None:
+        self.cache, self.empty = cache, empty
+
+
 class _Reader:
-    """Reads tokens on top of a cache; ``trunk`` is read once and branched from."""
+    """Reads tokens on top of a cache; ``trunk`` is read once and branched from.
+
+    Attributes:
+        trunk: What was read of the shared prefix.
+        can_shift: Whether rows of unequal length can share a batch: each layer of the cache keeps every token, and the
+            model is told positions.
+    """
 
     def __init__(self, model: Any, trunk: Sequence[int]) -> None:
         from transformers import DynamicCache
+        from transformers.cache_utils import DynamicLayer
 
         self._model = model
-        self._takes_logits_to_keep = takes_logits_to_keep(model)
+        self._takes_logits_to_keep = takes_argument(model, "logits_to_keep")
         self._device = next(model.parameters()).device
-        self.cache = DynamicCache(config=model.config)
+        cache = DynamicCache(config=model.config)
+        self.trunk = _Branch(cache, torch.zeros(1, dtype=torch.long))
+        tells_positions = takes_argument(model, "position_ids")
+        self.can_shift = tells_positions and all(type(layer) is DynamicLayer for layer in cache.layers)
         if trunk:
-            self.read(torch.tensor([list(trunk)]), self.cache, 1)
+            self.read(torch.tensor([list(trunk)]), self.trunk, 1)
 
-    def branch(self, cache: Any, rows: Sequence[int]) -> Any:
-        """A copy of ``cache`` that holds the given rows of its batch."""
-        branched = copy.deepcopy(cache)
-        if branched.get_seq_length():
-            branched.batch_select_indices(torch.tensor(rows, device=self._device))
-        return branched
+    def branch(self, branch: _Branch, rows: Sequence[int], surplus: Sequence[int]) -> _Branch:
+        """A copy that holds the given rows without their last ``surplus`` places; rows again end together."""
+        chosen, drop = torch.tensor(rows), torch.tensor(surplus)
+        length = branch.cache.get_seq_length()
+        empty = branch.empty[chosen] + drop
+        if not drop.any():
+            cache = copy.deepcopy(branch.cache)
+            if length:
+                cache.batch_select_indices(chosen.to(self._device))
+            return _Branch(cache, empty)
+        places = (torch.arange(length) - drop.unsqueeze(1)) % length  # Shifted to the right; what was last comes first.
 
-    def read(self, ids: torch.Tensor, cache: Any, last: int) -> torch.Tensor:
-        """Logits at the last ``last`` positions of ``ids`` ``(rows, length)``; extends ``cache``."""
-        options = {"logits_to_keep": last} if self._takes_logits_to_keep else {}
-        logits = self._model(input_ids=ids.to(self._device), past_key_values=cache, use_cache=True, **options).logits
+        def shift(tensor: torch.Tensor, time: int) -> torch.Tensor:
+            shape = [len(rows) if axis == 0 else length if axis == time else 1 for axis in range(tensor.ndim)]
+            return tensor[chosen.to(tensor.device)].take_along_dim(places.view(shape).to(tensor.device), dim=time)
+
+        cache = copy.copy(branch.cache)
+        cache.layers = [copy.copy(layer) for layer in branch.cache.layers]
+        for layer in cache.layers:
+            if hasattr(layer, "transform"):  # What a method keeps on the cache, such as Engram: (batch, time, …).
+                layer.transform(lambda tensor: shift(tensor, 1))
+            else:
+                layer.keys, layer.values = shift(layer.keys, 2), shift(layer.values, 2)
+        return _Branch(cache, empty)
+
+    def read(self, ids: torch.Tensor, branch: _Branch, last: int, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits at the last ``last`` places of ``ids``; extends the branch.
+
+        Args:
+            ids: int64 ``(rows, width)``.
+            branch: What the rows continue.
+            last: Places at the end whose logits are needed.
+            lengths: int64 ``(rows,)``, tokens of each row; what is behind them is padding. None: every row is full.
+
+        Returns:
+            float32 ``(rows, last, vocab)``.
+        """
+        options: dict[str, Any] = {"logits_to_keep": last} if self._takes_logits_to_keep else {}
+        if self.can_shift:
+            past, width = branch.cache.get_seq_length(), ids.shape[1]
+            place = torch.arange(past + width)
+            end = past + (torch.full_like(branch.empty, width) if lengths is None else lengths)
+            attended = (place >= branch.empty.unsqueeze(1)) & (place < end.unsqueeze(1))
+            options["position_ids"] = (place[past:] - branch.empty.unsqueeze(1)).to(self._device)
+            if not attended.all():
+                options["attention_mask"] = attended.long().to(self._device)
+        logits = self._model(
+            input_ids=ids.to(self._device), past_key_values=branch.cache, use_cache=True, **options
+        ).logits
         return logits[:, -last:].float()
 
 
 def _score_group(trunk: _Reader, group: list[_Prompt], shared: int, max_batch_tokens: int) -> None:
-    """Score prompts whose contexts go equally far beyond the shared prefix."""
-    rest = torch.tensor([prompt.context[shared:] for prompt in group])
-    cache = trunk.branch(trunk.cache, [0] * len(group))
-    first = trunk.read(rest, cache, 1)[:, 0].log_softmax(-1).cpu()
+    """Score prompts whose contexts are read in one pass."""
+    rests = [prompt.context[shared:] for prompt in group]
+    lengths = torch.tensor([len(rest) for rest in rests])
+    width = int(lengths.max())
+    ids = torch.tensor([rest + [0] * (width - len(rest)) for rest in rests])
+    contexts = trunk.branch(trunk.trunk, [0] * len(group), [0] * len(group))
+    last = width - int(lengths.min()) + 1
+    logits = trunk.read(ids, contexts, last, lengths)
+    first = logits[torch.arange(len(group)), lengths - 1 - (width - last)].log_softmax(-1).cpu()
     longer = []
     for row, prompt in enumerate(group):
         for which, choice in enumerate(prompt.choices):
@@ -170,28 +239,32 @@ def _score_group(trunk: _Reader, group: list[_Prompt], shared: int, max_batch_to
     longer.sort()
     while longer:
         longest = longer[-1][0]
-        rows = max(1, max_batch_tokens // (shared + rest.shape[1] + longest))
+        rows = max(1, max_batch_tokens // (shared + width + longest))
         # Not much shorter ones along: what a row is padded with is read for nothing.
         fitting = sum(length >= _LEAST_FILLED * longest for length, _, _ in longer[-rows:])
         part, longer = longer[-fitting:], longer[:-fitting]
-        _score_choices(trunk, cache, group, part)
+        _score_choices(trunk, contexts, (width - lengths).tolist(), group, part)
 
 
-def _score_choices(trunk: _Reader, cache: Any, group: list[_Prompt], part: Sequence[tuple[int, int, int]]) -> None:
+def _score_choices(
+    trunk: _Reader,
+    contexts: _Branch,
+    surplus: Sequence[int],
+    group: list[_Prompt],
+    part: Sequence[tuple[int, int, int]],
+) -> None:
     """Add what the tokens of choices after their first one contribute; shorter rows are padded behind their end."""
     width = part[-1][0]
     ids = torch.zeros(len(part), width, dtype=torch.long)
     lengths = torch.tensor([length for length, _, _ in part])
     for row, (length, prompt, which) in enumerate(part):
         ids[row, :length] = torch.tensor(group[prompt].choices[which])
-    logits = trunk.read(ids[:, :-1], trunk.branch(cache, [prompt for _, prompt, _ in part]), width - 1)
+    rows = [prompt for _, prompt, _ in part]
+    branch = trunk.branch(contexts, rows, [surplus[row] for row in rows])
+    logits = trunk.read(ids[:, :-1], branch, width - 1, lengths - 1)
     targets = ids[:, 1:].to(logits.device)
     log_probabilities = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
     counted = torch.arange(1, width) < lengths.unsqueeze(1)
     sums = (log_probabilities.cpu().double() * counted).sum(-1).tolist()
     for (_, prompt, which), total in zip(part, sums, strict=True):
         group[prompt].scores[which] += total
-
-
-def _parts(items: list[Any], size: int) -> list[list[Any]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]

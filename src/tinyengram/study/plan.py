@@ -57,6 +57,15 @@ class TruthfulQASection(_Section):
     prompts: list[PromptName] = Field(default=["plain", "chat", "chat with tools"], min_length=1)
 
 
+class CallsSection(_Section):
+    """How many generated calls are judged: held-out requests, and requests that none of the offered tools fits."""
+
+    wanted: int = Field(default=40, ge=1)
+    unwanted: int = Field(default=20, ge=0)
+    max_new_tokens: int = Field(default=128, ge=1)
+    batch_size: int = Field(default=8, ge=1)
+
+
 class ArmSection(_Section):
     """A PEFT method with its options, and where its training differs from the study's."""
 
@@ -73,6 +82,7 @@ class Study(_Section):
     base: BaseSection
     data: DataSection
     truthfulqa: TruthfulQASection = TruthfulQASection()
+    calls: CallsSection | None = None
     training: dict[str, Any]
     arms: dict[str, ArmSection] = Field(min_length=1)
     reference: str
@@ -192,6 +202,7 @@ def _keys_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
         "base": BaseSection,
         "data": DataSection,
         "truthfulqa": TruthfulQASection,
+        "calls": CallsSection,
         "arms": ArmSection,
     }
     found = sections.get(str(path[0]), model) if path else model

@@ -37,6 +37,25 @@ class Retention(BaseModel):
     scores_file: str
 
 
+class CallAccuracy(BaseModel):
+    """Whether generated calls are right; shares of ``wanted_asked`` and of ``unwanted_asked`` requests.
+
+    Attributes:
+        parses, functions, right: Of requests that want a call: it can be read, names the right functions, is right.
+        refrains: Of requests that none of the offered tools fits: nothing is called. None when there are none.
+        wanted_asked, unwanted_asked: Requests.
+        file: Every answer with its verdict, relative to the run folder.
+    """
+
+    parses: float
+    functions: float
+    right: float
+    refrains: float | None
+    wanted_asked: int
+    unwanted_asked: int
+    file: str
+
+
 class Measurement(BaseModel):
     """One row of the experiment's table: a checkpoint with what it learned and what it still knows.
 
@@ -48,6 +67,7 @@ class Measurement(BaseModel):
         step: Optimizer steps.
         eval_loss_whole, eval_loss_answer: Nats per token.
         retention: For each way of asking (``study.truthfulqa.prompts``).
+        calls: Whether generated calls are right; None when the study does not ask.
     """
 
     arm: str
@@ -58,6 +78,7 @@ class Measurement(BaseModel):
     eval_loss_whole: float
     eval_loss_answer: float
     retention: dict[PromptName, Retention]
+    calls: CallAccuracy | None = None
 
 
 class Comparison(BaseModel):

@@ -25,7 +25,16 @@ from tinyengram.files import sha256_of, write_atomically
 from tinyengram.study.finding import describe_finding
 from tinyengram.study.matching import match, trained
 from tinyengram.study.plan import PromptName, Study, StudyError
-from tinyengram.study.results import Comparison, DataAccount, Measurement, Results, Retention, Role, RunProvenance
+from tinyengram.study.results import (
+    CallAccuracy,
+    Comparison,
+    DataAccount,
+    Measurement,
+    Results,
+    Retention,
+    Role,
+    RunProvenance,
+)
 from tinyengram.study.statistics import Difference, paired_difference
 from tinyengram.training import StepEvent, TrainingSettings, Trajectory, TrajectoryPoint
 
@@ -70,6 +79,7 @@ class _Material:
     base: Base
     calls: list[ToolCall]
     held_out_calls: list[ToolCall]
+    unfitting_calls: list[ToolCall]
     train: list[EncodedExample]
     held_out: list[EncodedExample]
     questions: TruthfulQA
@@ -238,7 +248,26 @@ def _prepare(study: Study) -> _Material:
         questions_dropped=questions.dropped,
     )
     calls, held_out_calls = _used(data.train, train), _used(data.eval, held_out)
-    return _Material(base, calls, held_out_calls, train, held_out, questions, account)
+    unfitting = _unfitting_calls(study, base) if study.calls is not None else []
+    return _Material(base, calls, held_out_calls, unfitting, train, held_out, questions, account)
+
+
+def _unfitting_calls(study: Study, base: Base) -> list[ToolCall]:
+    """BFCL's requests that none of the offered tools fits, evenly spaced among those of at most ``max_length``."""
+    from tinyengram.tasks.chat import chat_text
+    from tinyengram.tasks.questions import evenly_spaced
+    from tinyengram.tasks.tool_calls import load_irrelevant
+
+    assert study.calls is not None
+    if not study.calls.unwanted:
+        return []
+    fitting = [
+        call
+        for call in load_irrelevant()
+        if len(base.tokenizer(chat_text(call.instruction, call.input, base.tokenizer))["input_ids"])
+        <= study.data.max_length
+    ]
+    return evenly_spaced(fitting, study.calls.unwanted)
 
 
 def _used(calls: Sequence[ToolCall], examples: Sequence[EncodedExample]) -> list[ToolCall]:
@@ -424,6 +453,53 @@ class _Scorer:
             found[name] = TruthfulQAScores.model_validate_json(file.read_text()), relative
         return found
 
+    def calls(self, label: str, checkpoint: Path | None) -> CallAccuracy | None:
+        """Whether the calls that a checkpoint (None: the base) generates are right, if the study asks."""
+        from tinyengram.scoring.calls import CallScores, score_calls
+        from tinyengram.tasks.chat import chat_text
+
+        section, material = self._study.calls, self._material
+        if section is None:
+            return None
+        wanted = material.held_out_calls[: section.wanted]
+        unwanted = material.unfitting_calls
+        adapter_key = "base" if checkpoint is None else _adapter_key(checkpoint)
+        asked = json.dumps([section.model_dump(), [call.id for call in (*wanted, *unwanted)]])
+        key = hashlib.sha256(asked.encode()).hexdigest()[:16]
+        file = self._out / "scores" / f"calls-{key}-{adapter_key}.json"
+        if not file.exists():
+            total, done = len(wanted) + len(unwanted), 0
+
+            def tell(count: int) -> None:
+                nonlocal done
+                done += count
+                self._on_event(ScoreEvent(f"{label}, calls", done, total))
+
+            with self._clock.phase("calls"):
+                scores = score_calls(
+                    self._load(checkpoint),
+                    material.base.tokenizer,
+                    wanted,
+                    unwanted,
+                    prompt=lambda call: chat_text(
+                        call.instruction, call.input, material.base.tokenizer, template=self._study.data.template
+                    ),
+                    max_new_tokens=section.max_new_tokens,
+                    batch_size=section.batch_size,
+                    on_done=tell,
+                )
+            write_atomically(file, scores.model_dump_json(indent=1))
+        scores = CallScores.model_validate_json(file.read_text())
+        return CallAccuracy(
+            parses=scores.parses,
+            functions=scores.functions,
+            right=scores.right,
+            refrains=scores.refrains if unwanted else None,
+            wanted_asked=len(wanted),
+            unwanted_asked=len(unwanted),
+            file=str(file.relative_to(self._out)),
+        )
+
     def _load(self, checkpoint: Path | None) -> Any:
         from peft import PeftModel
 
@@ -459,11 +535,11 @@ def _prompt(name: PromptName, study: Study, material: _Material) -> Prompt:
 
 
 def _adapter_key(checkpoint: Path) -> str:
-    """Identifies an adapter by what its files hold."""
-    digest = hashlib.sha256()
-    for file in sorted(checkpoint.glob("adapter_*")):
-        digest.update(f"{file.name} {sha256_of(file)}\n".encode())
-    return digest.hexdigest()[:16]
+    """Identifies an adapter by what its files hold, in whatever order PEFT wrote its lists of modules."""
+    config = json.loads((checkpoint / "adapter_config.json").read_text())
+    options = {name: sorted(value, key=str) if isinstance(value, list) else value for name, value in config.items()}
+    weights = sha256_of(checkpoint / "adapter_model.safetensors")
+    return hashlib.sha256(json.dumps([weights, options], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _compare(
@@ -481,14 +557,17 @@ def _compare(
             eval_loss_whole=start.eval_loss_whole,
             eval_loss_answer=start.eval_loss_answer,
             retention=scorer.retention("base", None)[0],
+            calls=scorer.calls("base", None),
         )
     ]
 
     def measure(arm: str, seed: int, point: TrajectoryPoint, role: Role, matched_with: str | None = None) -> _Scores:
         assert point.checkpoint is not None
-        retention, scores = scorer.retention(
-            f"{arm}, seed {seed}, step {point.step}", out / "arms" / arm / f"seed-{seed}" / point.checkpoint
+        label, checkpoint = (
+            f"{arm}, seed {seed}, step {point.step}",
+            out / "arms" / arm / f"seed-{seed}" / point.checkpoint,
         )
+        retention, scores = scorer.retention(label, checkpoint)
         measurements.append(
             Measurement(
                 arm=arm,
@@ -499,6 +578,7 @@ def _compare(
                 eval_loss_whole=point.eval_loss_whole,
                 eval_loss_answer=point.eval_loss_answer,
                 retention=retention,
+                calls=scorer.calls(label, checkpoint),
             )
         )
         return scores
