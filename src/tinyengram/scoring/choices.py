@@ -178,19 +178,16 @@ class _Reader:
             if length:
                 cache.batch_select_indices(chosen.to(self._device))
             return _Branch(cache, empty)
-        places = (torch.arange(length) - drop.unsqueeze(1)) % length  # Shifted to the right; what was last comes first.
-
-        def shift(tensor: torch.Tensor, time: int) -> torch.Tensor:
-            shape = [len(rows) if axis == 0 else length if axis == time else 1 for axis in range(tensor.ndim)]
-            return tensor[chosen.to(tensor.device)].take_along_dim(places.view(shape).to(tensor.device), dim=time)
-
+        row, place = chosen.unsqueeze(1).to(self._device), torch.arange(length) - drop.unsqueeze(1)
+        place = (place % length).to(self._device)  # Shifted to the right; what was last comes first.
         cache = copy.copy(branch.cache)
         cache.layers = [copy.copy(layer) for layer in branch.cache.layers]
         for layer in cache.layers:
             if hasattr(layer, "transform"):  # What a method keeps on the cache, such as Engram: (batch, time, …).
-                layer.transform(lambda tensor: shift(tensor, 1))
-            else:
-                layer.keys, layer.values = shift(layer.keys, 2), shift(layer.values, 2)
+                layer.transform(lambda tensor: tensor[row.to(tensor.device), place.to(tensor.device)])
+            else:  # (batch, heads, time, width)
+                layer.keys = layer.keys[row, :, place].transpose(1, 2)
+                layer.values = layer.values[row, :, place].transpose(1, 2)
         return _Branch(cache, empty)
 
     def read(self, ids: torch.Tensor, branch: _Branch, last: int, lengths: torch.Tensor | None = None) -> torch.Tensor:
