@@ -17,7 +17,32 @@ from tests.memory.tiny import (
     trained_memory,
 )
 from tinyengram import EngramConfig, collect_ngrams
-from tinyengram.memory.layer import EngramLayer
+from tinyengram.memory.layer import EngramLayer, EngramMemory
+
+
+def known_in_some_ids(memory: str) -> dict:
+    """Options of a memory; an exact one knows the n-grams of ``some_ids()``."""
+    if memory == "hashed":
+        return {}
+    return {"memory": "exact", "ngrams": collect_ngrams(some_ids().tolist(), orders=(2, 3))}
+
+
+def rows_read(model: PeftModel, ids: torch.Tensor) -> torch.Tensor:
+    """Table rows that the first memory reads for ``ids``, ``(positions, rows per position)``."""
+    read: list[torch.Tensor] = []
+    tables = memories(model)[0].tables
+    hook = tables.register_forward_hook(lambda module, inputs, output: read.append(inputs[0]))
+    logits_of(model, ids)
+    hook.remove()
+    return read[0].flatten(0, -2)
+
+
+def memories(model: PeftModel) -> list[EngramMemory]:
+    return [module for module in model.modules() if isinstance(module, EngramMemory)]
+
+
+def unknown_row(model: PeftModel) -> int | None:
+    return memories(model)[0].unknown_row
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
@@ -157,9 +182,25 @@ class TestPeft:
             if name in tables:
                 assert torch.equal(parameter, tables[name])
 
-    def test_shuffled_rows_are_fresh_at_each_call(self) -> None:
-        model, ids = trained_memory(shuffle_rows=True), some_ids()
-        assert not torch.allclose(logits_of(model, ids), logits_of(model, ids))
+    @pytest.mark.parametrize("memory", ["hashed", "exact"])
+    def test_shuffled_rows_are_fresh_at_each_call(self, memory: str) -> None:
+        model, ids = trained_memory(**known_in_some_ids(memory), rows="shuffled"), some_ids()
+        assert not torch.equal(rows_read(model, ids), rows_read(model, ids))
+        assert len(rows_read(model, ids)[:, 0].unique()) > 4
+
+    @pytest.mark.parametrize("memory", ["hashed", "exact"])
+    def test_a_single_row_does_not_tell_ngrams_apart(self, memory: str) -> None:
+        model, ids = trained_memory(**known_in_some_ids(memory), rows="single"), some_ids()
+        for place in rows_read(model, ids).T:
+            assert len(set(place.tolist()) - {unknown_row(model)}) == 1
+
+    @pytest.mark.parametrize("rows", ["shuffled", "single"])
+    def test_a_control_of_an_exact_memory_is_silent_where_the_memory_is(self, rows: str) -> None:
+        model, ids = trained_memory(**known_in_some_ids("exact"), rows=rows), some_ids(seed=9)
+        with model.disable_adapter():
+            base = logits_of(model, ids)
+        assert torch.equal(logits_of(model, ids), base)
+        assert not torch.equal(logits_of(model, some_ids()), base)
 
     def test_gradient_checkpointing_gives_the_same_gradients(self) -> None:
         ids, gradients = some_ids(), []

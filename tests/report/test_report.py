@@ -20,7 +20,7 @@ LABEL = "TruthfulQA's embedded subset of 481"
 
 
 def difference(mean: float, low: float, high: float) -> Difference:
-    return Difference(mean=mean, low=low, high=high, p_value=None, questions=100, seeds=1)
+    return Difference(mean=mean, low=low, high=high, p_value=None, detectable=0.04, questions=100, seeds=1)
 
 
 def measurement(arm: str, role: str, step: int, loss: float, delta: Difference | None, **more) -> Measurement:

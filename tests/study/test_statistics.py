@@ -59,6 +59,30 @@ def test_mcnemar_is_exact() -> None:
     assert paired_difference([[0.3, 1.0]], [[0.2, 1.0]]).p_value is None
 
 
+def test_several_comparisons_widen_the_interval() -> None:
+    """Of five differences that are all zero, at least one is called shown in about 5% of the trials, not in 23%."""
+    draw = np.random.default_rng(5)
+    wrong = 0
+    for _ in range(40):
+        samples = draw.normal(size=(5, 60))
+        wrong += any(paired_difference([[0.0] * 80], [one.tolist()], comparisons=5).shown for one in samples)
+    assert wrong / 40 <= 0.15
+    before, after = [1.0] * 6, [0.0] * 6
+    assert paired_difference([before], [after], comparisons=3).p_value == pytest.approx(3 * 2 / 64)
+
+
+def test_a_detectable_difference_is_shown_four_times_out_of_five() -> None:
+    draw = np.random.default_rng(6)
+    size = 100
+    detectable = paired_difference([[0.0] * size], [draw.normal(size=size).tolist()]).detectable
+    assert detectable == pytest.approx(2.80 / size**0.5, rel=0.2)
+    shown = [
+        paired_difference([[0.0] * size], [draw.normal(2.80 / size**0.5, 1, size=size).tolist()]).shown
+        for _ in range(100)
+    ]
+    assert 0.7 <= np.mean(shown) <= 0.9
+
+
 def test_the_same_numbers_each_time() -> None:
     scores = np.random.default_rng(4).random((2, 1, 50))
     first, second = (paired_difference(scores[0].tolist(), scores[1].tolist()) for _ in range(2))

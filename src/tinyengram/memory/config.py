@@ -52,8 +52,9 @@ class EngramConfig(PeftConfig):
         init: ``"zero_tables"`` (default), ``"zero_value"`` (the paper's random tables, value projection from zero) or
             ``"paper"`` (random tables and projections: an untrained memory already moves the base).
         trainable_tables: ``False`` freezes the tables at their first values, a control.
-        shuffle_rows: Reads a fresh random row each time instead of the hashed one, a control: what is then learned
-            does not come from memory.
+        rows: ``"ngram"``: an n-gram reads its own rows. Two controls, in which no n-gram can be told from another, so
+            that what is then learned does not come from memory: ``"shuffled"`` permutes the rows of each head afresh
+            at every call, ``"single"`` reads one row per head (in an exact memory: per order) whatever the n-gram.
         modules_to_save: Further modules of the base to train and save whole, as everywhere in PEFT.
         fingerprint: Written by ``save_pretrained``; identifies the base that the adapter belongs to.
 
@@ -80,7 +81,7 @@ class EngramConfig(PeftConfig):
     seed: int = 0
     init: Literal["zero_tables", "zero_value", "paper"] = "zero_tables"
     trainable_tables: bool = True
-    shuffle_rows: bool = False
+    rows: Literal["ngram", "shuffled", "single"] = "ngram"
     modules_to_save: list[str] | None = None
     fingerprint: dict[str, Any] | None = field(default=None, repr=False)
 
@@ -143,6 +144,7 @@ class EngramConfig(PeftConfig):
             ("memory", ("hashed", "exact")),
             ("gate", ("sigmoid", "hard")),
             ("init", ("zero_tables", "zero_value", "paper")),
+            ("rows", ("ngram", "shuffled", "single")),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}.")
@@ -168,8 +170,6 @@ class EngramConfig(PeftConfig):
             )
 
     def _check_exact(self) -> None:
-        if self.shuffle_rows:
-            raise ValueError("shuffle_rows is a control of the hashed memory; an exact memory has no hash to shuffle.")
         if self.ngrams is None:
             if self.fingerprint is None:
                 raise ValueError(

@@ -41,7 +41,7 @@ class EngramIndex(nn.Module):
 
     def __init__(self, config: EngramConfig, vocab_size: int, pad_token_id: int) -> None:
         super().__init__()
-        self.memory, self.max_ngram_size, self.shuffle_rows = config.memory, config.max_ngram_size, config.shuffle_rows
+        self.memory, self.max_ngram_size, self.which_rows = config.memory, config.max_ngram_size, config.rows
         stored = config.fingerprint
         compression = None
         if config.tokenizer_name_or_path is not None:
@@ -107,12 +107,32 @@ class EngramIndex(nn.Module):
             (adapter_name, "window"), lambda: reading.window(self.max_ngram_size, self.pad, self.compression)
         )
         if self.memory == "exact":
-            return reading.once(
+            rows = reading.once(
                 (adapter_name, "rows"), lambda: exact_rows(window, self.ngrams, self.ngram_keys, self.orders)
             )
+            if self.which_rows == "ngram":
+                return rows
+            known = torch.tensor([len(self.ngram_keys)], device=rows.device)
+            return torch.where(rows < known, self._control(rows, known), known)
         at = self.layer_ids.index(layer_id)
         rows = hashed_rows(window, self.multipliers[at], self.sizes[at])
-        return _shuffled(rows, self.sizes[at].flatten()) if self.shuffle_rows else rows
+        return rows if self.which_rows == "ngram" else self._control(rows, self.sizes[at].flatten())
+
+    def _control(self, rows: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+        """Other rows of the same heads, from which the n-gram cannot be told; heads of ``sizes`` rows follow another.
+
+        Args:
+            rows: int64 ``(batch, length, rows per position)``.
+            sizes: int64 ``(rows per position,)``, or ``(1,)`` where all share one head.
+        """
+        if self.which_rows == "single":
+            each = torch.arange(rows.shape[-1], device=rows.device)  # An exact memory's orders share one head.
+            return (sizes.cumsum(0) - sizes if len(sizes) > 1 else each % sizes).expand(rows.shape)
+        random = torch.rand(int(sizes.sum()), device=rows.device)
+        head = torch.repeat_interleave(torch.arange(len(sizes), device=rows.device), sizes)
+        # Sorting by (head, random) permutes within each head only; the row "not known" of an exact memory stays.
+        order = torch.argsort(random + head)
+        return torch.cat([order, sizes.sum().view(1)])[rows]
 
 
 def _vocabulary_map(tokenizer_name: str, vocab_size: int, pad_token_id: int) -> torch.Tensor:
@@ -126,15 +146,6 @@ def _vocabulary_map(tokenizer_name: str, vocab_size: int, pad_token_id: int) -> 
         )
     beyond = mapped[pad_token_id].repeat(max(0, vocab_size - len(mapped)))
     return torch.cat([mapped, beyond]).to(torch.int32)
-
-
-def _shuffled(rows: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
-    """Every head's rows under a fresh permutation: the control in which memory cannot be found again."""
-    order = torch.rand(int(sizes.sum()), device=rows.device) + torch.repeat_interleave(
-        torch.arange(len(sizes), device=rows.device), sizes
-    )
-    # Sorting by (head, random) permutes within each head only, as heads lie one after the other.
-    return torch.argsort(order)[rows]
 
 
 class EngramModel(BaseTuner):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -56,7 +57,8 @@ def load_base(
     }
     if name in embedded:
         folder, provenance = _derived(name, embedded[name])
-        return _load(str(folder), provenance, dtype, None, False)
+        with _quiet_progress():
+            return _load(str(folder), provenance, dtype, None, False)
     if Path(name).is_dir():
         return _load(name, Provenance(name=name, kind="local"), dtype, None, trust_remote_code)
     try:
@@ -142,12 +144,15 @@ def _make_smollm2(folder: Path) -> Provenance:
 
 @contextlib.contextmanager
 def _quiet_progress() -> Iterator[None]:
+    """Without the progress bars of work that takes seconds; they would break up a study's own."""
     from transformers.utils import logging
 
     enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        yield
+        # The bar of dequantisation is tqdm's own, which knows no such switch; it writes to standard error.
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
         if enabled:
             logging.enable_progress_bar()

@@ -312,19 +312,11 @@ def _commit() -> str | None:
     """Commit of this code when it runs from a checkout, marked when files differ from it."""
     import subprocess
 
-    folder = Path(__file__).parent
-    run = (
-        subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if shutil.which("git")
-        else None
-    )
-    return run.stdout.strip() if run is not None and run.returncode == 0 else None
+    if not shutil.which("git"):
+        return None
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    run = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    return run.stdout.strip() if run.returncode == 0 else None
 
 
 # --- training --------------------------------------------------------------------------------------------------------
@@ -563,10 +555,8 @@ def _compare(
 
     def measure(arm: str, seed: int, point: TrajectoryPoint, role: Role, matched_with: str | None = None) -> _Scores:
         assert point.checkpoint is not None
-        label, checkpoint = (
-            f"{arm}, seed {seed}, step {point.step}",
-            out / "arms" / arm / f"seed-{seed}" / point.checkpoint,
-        )
+        label = f"{arm}, seed {seed}, step {point.step}"
+        checkpoint = out / "arms" / arm / f"seed-{seed}" / point.checkpoint
         retention, scores = scorer.retention(label, checkpoint)
         measurements.append(
             Measurement(
@@ -602,8 +592,8 @@ def _compare(
                 reference=study.reference,
                 reached=reached,
                 missed=missed,
-                mc1=_differences(before, after, "mc1"),
-                mc2=_differences(before, after, "mc2"),
+                mc1=_differences(before, after, "mc1", len(study.arms) - 1),
+                mc2=_differences(before, after, "mc2", len(study.arms) - 1),
             )
         )
     for seed in study.seeds:
@@ -611,16 +601,22 @@ def _compare(
     return measurements, comparisons
 
 
-def _differences(before: Sequence[_Scores], after: Sequence[_Scores], which: str) -> dict[PromptName, Difference]:
-    """Differences over seeds for each way of asking."""
+def _differences(
+    before: Sequence[_Scores], after: Sequence[_Scores], which: str, comparisons: int
+) -> dict[PromptName, Difference]:
+    """Differences over seeds for each way of asking, as one of so many arms that are compared with the reference."""
     names = list(before[0]) if before else []
     return {
-        name: _difference([one[name][0] for one in before], [one[name][0] for one in after], which) for name in names
+        name: _difference([one[name][0] for one in before], [one[name][0] for one in after], which, comparisons)
+        for name in names
     }
 
 
-def _difference(before: Sequence[TruthfulQAScores], after: Sequence[TruthfulQAScores], which: str) -> Difference:
+def _difference(
+    before: Sequence[TruthfulQAScores], after: Sequence[TruthfulQAScores], which: str, comparisons: int = 1
+) -> Difference:
     return paired_difference(
         [[getattr(row, which) for row in scores.rows] for scores in before],
         [[getattr(row, which) for row in scores.rows] for scores in after],
+        comparisons=comparisons,
     )
