@@ -156,6 +156,25 @@ def test_killed_and_started_again_it_ends_with_the_same_numbers(
     assert numbers(out) == numbers(finished)
 
 
+def test_two_processes_run_one_study(cache: Path, tmp_path: Path) -> None:
+    """As `torchrun` starts them: both train, the first alone writes and scores, and twice the batch is read a step."""
+    out = tmp_path / "run"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*launcher, "-m", "tinyengram", "compare", "smoke", "--out", str(out)],
+        env=environment(cache),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    results = Results.model_validate_json((out / "results.json").read_text())
+    tokens = [trajectory.points[-1].tokens for trajectory in results.trajectories]
+    assert tokens[0] == tokens[1] > 12 * 4 * 200
+    assert done.stdout.count("Report: ") == 1
+    assert all((out / row.retention["plain"].scores_file).is_file() for row in results.measurements)
+
+
 def test_interrupted_it_says_how_to_continue(cache: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         command("compare", "smoke", "--out", tmp_path / "out"),

@@ -51,8 +51,11 @@ def compare(
     folder = out or Path("runs") / plan.name
     _prepare_process()
     from tinyengram.report.table import terminal_tables
-    from tinyengram.study.run import run_study
+    from tinyengram.study.run import help_training, run_study
 
+    if int(os.environ.get("RANK", "0")):  # Set by `torchrun` and `accelerate launch`.
+        help_training(plan, folder)
+        return
     try:
         with _Live(console) as live:
             results = run_study(plan, folder, live.show)

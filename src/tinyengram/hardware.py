@@ -6,8 +6,12 @@ import ctypes
 import os
 import platform
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEEP_BYTES = 1 << 30
@@ -34,6 +38,16 @@ def keep_freed_memory() -> None:
     libc = ctypes.CDLL(None)
     for parameter in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
         libc.mallopt(parameter, _KEEP_BYTES)
+
+
+def device() -> torch.device:
+    """Where this process computes: the CPU, or its accelerator, which ``LOCAL_RANK`` picks among several."""
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if accelerator is None:
+        return torch.device("cpu")
+    return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def describe() -> Hardware:

@@ -294,14 +294,17 @@ def train_arm(
         finished=False,
     )
     last = next((point.checkpoint for point in reversed(trajectory.points) if point.checkpoint), None)
-    _drop_unfinished_checkpoints(folder, trajectory)
     trainer = _make_trainer(model, base, train, eval, held, settings, seed, folder, trajectory, on_step)
+    writes = trainer.is_world_process_zero()  # Of several processes the first.
+    if writes:
+        _drop_unfinished_checkpoints(folder, trajectory)
     trainer.train(resume_from_checkpoint=str(folder / last) if last else None)
     trajectory.finished = True
-    _write_trajectory(folder, trajectory)
-    for point in trajectory.points:
-        if point.checkpoint:
-            _keep_adapter_only(folder / point.checkpoint)
+    if writes:
+        _write_trajectory(folder, trajectory)
+        for point in trajectory.points:
+            if point.checkpoint:
+                _keep_adapter_only(folder / point.checkpoint)
     return trajectory
 
 
@@ -485,19 +488,20 @@ def _make_keeper(
                 checkpoint=f"checkpoint-{state.global_step}" if state.global_step else None,
             )
             if not state.global_step:
-                self._commit()
+                self._commit(args)
             self._tell(state, metrics["eval_loss"])
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             previous = trajectory.points[-1].checkpoint if trajectory.points else None
-            self._commit()
-            if previous:
+            self._commit(args)
+            if previous and not args.process_index:
                 _keep_adapter_only(folder / previous)
 
-        def _commit(self) -> None:
+        def _commit(self, args: Any) -> None:
             if self.pending is not None and self.pending.step not in {point.step for point in trajectory.points}:
                 trajectory.points.append(self.pending)
-                _write_trajectory(folder, trajectory)
+                if not args.process_index:
+                    _write_trajectory(folder, trajectory)
             self.pending = None
 
         def _tell(self, state: Any, eval_loss: float | None) -> None:

@@ -12,7 +12,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -99,6 +99,8 @@ def run_study(study: Study, out: Path, on_event: Callable[[Event], None] = lambd
 
     Raises:
         TinyEngramError: Something in the study, its data or the folder cannot be used; nothing was trained then.
+
+    In a run of several processes (``torchrun``) this is for the first; the others call :func:`help_training`.
     """
     from tinyengram.report.page import render_page
 
@@ -128,6 +130,11 @@ def run_study(study: Study, out: Path, on_event: Callable[[Event], None] = lambd
     write_atomically(out / "results.json", results.model_dump_json(indent=2))
     write_atomically(out / "report.html", render_page(results))
     return results
+
+
+def help_training(study: Study, out: Path) -> None:
+    """Take part in training every arm, as each process after the first of a distributed run does; writes nothing."""
+    _train(study, _prepare(study), out, None, lambda event: None)
 
 
 # --- checks ----------------------------------------------------------------------------------------------------------
@@ -277,14 +284,18 @@ def _used(calls: Sequence[ToolCall], examples: Sequence[EncodedExample]) -> list
 
 
 def _load_base(study: Study) -> Base:
+    """The base anew, on this process's accelerator if there is one."""
+    from tinyengram.hardware import device
     from tinyengram.sources import load_base
 
-    return load_base(
+    base = load_base(
         study.base.name,
         dtype=study.base.dtype,
         revision=study.base.revision,
         trust_remote_code=study.base.trust_remote_code,
     )
+    base.model.to(device())
+    return base
 
 
 def _provenance(base: Base) -> RunProvenance:
@@ -340,9 +351,9 @@ class _Clock:
 
 
 def _train(
-    study: Study, material: _Material, out: Path, clock: _Clock, on_event: Callable[[Event], None]
+    study: Study, material: _Material, out: Path, clock: _Clock | None, on_event: Callable[[Event], None]
 ) -> list[Trajectory]:
-    """Train every arm with every seed, or take what is there already."""
+    """Train every arm with every seed, or take what is there already; a clock notes how long each took."""
     from tinyengram.training import peft_config, read_trajectory, train_arm
 
     trajectories = []
@@ -354,7 +365,7 @@ def _train(
                 trajectories.append(done)
                 continue
             on_event(PhaseEvent(f"Training {name}, seed {seed}"))
-            with clock.phase(f"train {name}"):
+            with nullcontext() if clock is None else clock.phase(f"train {name}"):
                 base = _load_base(study)
                 settings = study.settings(name)
                 trajectories.append(
