@@ -15,7 +15,7 @@ from tinyengram.errors import TinyEngramError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tinyengram.study.run import Event
+    from tinyengram.study.progress import Event
 
 _EXIT_BAD_INPUT, _EXIT_INTERRUPTED = 2, 130
 
@@ -146,14 +146,14 @@ class _Live:
 
     def show(self, event: Event) -> None:
         """Show one piece of news."""
-        from tinyengram.study.run import PhaseEvent, ScoreEvent
+        from tinyengram.study.progress import PhaseEvent, ScoreEvent
 
         if isinstance(event, PhaseEvent):
             self._console.print(event.text, highlight=False)
         elif isinstance(event, ScoreEvent):
             self._advance(f"Scoring {event.label}", event.done, event.total, "")
             if event.done == event.total:
-                self._console.print(f"Scored {event.label}: {event.total} questions", highlight=False)
+                self._console.print(f"Scored {event.label}: {event.total}", highlight=False)
         else:
             loss = "–" if event.loss is None else f"{event.loss:.4f}"
             news = f"loss {loss}  {event.tokens_per_second:.0f} tokens/s  {_time_left(event.seconds_left)}"

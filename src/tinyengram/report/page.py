@@ -6,7 +6,7 @@ from importlib.resources import files
 from typing import Any
 
 from tinyengram.report.figures import loss_figure, retention_figure
-from tinyengram.report.table import CALL_HEADINGS, HEADINGS, call_rows, table_rows
+from tinyengram.report.table import HEADINGS, further_tables, table_rows
 from tinyengram.study.results import Results
 
 _NUMERIC_FROM = 1
@@ -31,8 +31,7 @@ def render_page(results: Results) -> str:
         study=results.study,
         headings=HEADINGS,
         rows=table_rows(results),
-        call_headings=CALL_HEADINGS,
-        call_rows=call_rows(results),
+        further_tables=further_tables(results),
         figures=[
             ("loss", "How fast each arm learned", _html(loss_figure(results), "loss")),
             *(

@@ -85,12 +85,76 @@ def call_rows(results: Results) -> list[TableRow]:
     return rows
 
 
+KNOWLEDGE_HEADINGS = ("Model", "Step", "Set", "Asked in", "Right", "Chance", "Change, points (95% interval)")
+
+
+def knowledge_rows(results: Results) -> list[TableRow]:
+    """One row a checkpoint, choice set and way of asking; empty when the study does not ask."""
+    rows, seen = [], set()
+    for row in results.measurements:
+        key = (row.arm, row.seed, row.step)
+        if key in seen:
+            continue
+        seen.add(key)
+        for name, by_prompt in row.accuracy.items():
+            for prompt, found in by_prompt.items():
+                change, chance = found.delta_acc_norm, results.data.choice_sets[name].chance
+                shown = f"{points(change.mean)} ({points(change.low)} to {points(change.high)})" if change else "–"
+                cells = (*_named(results, row), name, prompt, f"{found.acc_norm:.1%}", f"{chance:.1%}", shown)
+                rows.append(TableRow(row.role.replace(" ", "-"), cells))
+    return rows
+
+
+DRIFT_HEADINGS = ("Model", "Step", "KL from the base, nats per token", "Perplexity")
+
+
+def drift_rows(results: Results) -> list[TableRow]:
+    """One row a checkpoint: predictions on general text; empty when the study does not ask."""
+    rows, seen = [], set()
+    for row in results.measurements:
+        key = (row.arm, row.seed, row.step)
+        if row.drift is not None and key not in seen:
+            seen.add(key)
+            cells = (*_named(results, row), f"{row.drift.kl:.2g}", f"{row.drift.perplexity:.2f}")
+            rows.append(TableRow(row.role.replace(" ", "-"), cells))
+    return rows
+
+
+@dataclass(frozen=True)
+class FurtherTable:
+    """A table beside the experiment's own: what a study asked for besides TruthfulQA."""
+
+    title: str
+    caption: str
+    headings: tuple[str, ...]
+    rows: list[TableRow]
+
+
+def further_tables(results: Results) -> list[FurtherTable]:
+    """Knowledge, drift on general text and generated calls, as far as the study asks for them."""
+    tables = []
+    if rows := knowledge_rows(results):
+        labels = "; ".join(one.label for one in results.data.choice_sets.values())
+        caption = f"{labels}. Right: highest log-likelihood per character."
+        tables.append(FurtherTable("What is still known", caption, KNOWLEDGE_HEADINGS, rows))
+    if rows := drift_rows(results):
+        caption = f"{results.data.texts_label}, KL(base‖model)."
+        tables.append(FurtherTable("Drift on general text", caption, DRIFT_HEADINGS, rows))
+    if rows := call_rows(results):
+        calls = next(row.calls for row in results.measurements if row.calls is not None)
+        caption = (
+            f"Greedy answers to {calls.wanted_asked} held-out requests, parsed and compared with the allowed functions "
+            f"and arguments, and to {calls.unwanted_asked} requests that none of the offered tools fits."
+        )
+        tables.append(FurtherTable("Are the calls right?", caption, CALL_HEADINGS, rows))
+    return tables
+
+
 def terminal_tables(results: Results) -> list[Table]:
-    """The tables for a terminal: what was kept, with the question set in its title, and whether calls are right."""
+    """The tables for a terminal: the experiment's, with the question set in its title, and the further ones."""
     title = f"{results.study.name}: {results.data.question_label}"
     tables = [_terminal_table(title, HEADINGS, table_rows(results))]
-    if calls := call_rows(results):
-        tables.append(_terminal_table("Generated calls", CALL_HEADINGS, calls))
+    tables += [_terminal_table(one.title, one.headings, one.rows) for one in further_tables(results)]
     return tables
 
 
@@ -99,7 +163,7 @@ def _terminal_table(title: str, headings: Sequence[str], rows: Sequence[TableRow
 
     table = Table(title=title, title_justify="left")
     for heading in headings:
-        table.add_column(heading, justify="left" if heading in ("Model", "Asked in") else "right")
+        table.add_column(heading, justify="left" if heading in ("Model", "Set", "Asked in") else "right")
     styles = {"matched": "bold green", "matched-reference": "bold", "last": "dim"}
     for row in rows:
         table.add_row(*row.cells, style=styles.get(row.kind, ""))

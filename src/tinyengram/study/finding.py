@@ -53,6 +53,21 @@ def _compared(results: Results, comparison: Comparison) -> list[str]:
         else:
             verdict = f"No difference in MC2 between {arm} and {reference} {where} is shown"
         sentences.append(f"{verdict}: {interval(difference)}.")
+    for one_set, by_prompt in comparison.accuracy.items():
+        for name, difference in by_prompt.items():
+            where = f"of {one_set} in the {name} prompt"
+            if difference.shown:
+                better = "more" if difference.mean > 0 else "fewer"
+                sentences.append(f"{arm} answered {better} {where} rightly than {reference}: {interval(difference)}.")
+            else:
+                sentences.append(f"No difference in right answers {where} is shown: {interval(difference)}.")
+    if comparison.drift is not None:
+        drift = comparison.drift
+        verdict = "no difference shown" if not drift.shown else "less" if drift.mean < 0 else "more"
+        sentences.append(
+            f"On general text the divergence of {arm} from the base, less that of {reference}, was {drift.mean:+.2g} "
+            f"nats per token (95% interval {drift.low:+.2g} to {drift.high:+.2g}): {verdict}."
+        )
     return sentences
 
 

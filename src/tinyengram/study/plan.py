@@ -57,6 +57,20 @@ class TruthfulQASection(_Section):
     prompts: list[PromptName] = Field(default=["plain", "chat", "chat with tools"], min_length=1)
 
 
+class ChoiceSetSection(_Section):
+    """A multiple-choice set that is asked as TruthfulQA is; see ``tasks.choice_sets.load_choice_set``."""
+
+    name: str
+    limit: int | None = Field(default=None, ge=1)
+
+
+class DriftSection(_Section):
+    """How many general texts are read, and up to how many tokens, to see how far predictions moved from the base's."""
+
+    texts: int = Field(default=20, ge=1)
+    max_tokens: int = Field(default=256, ge=2)
+
+
 class CallsSection(_Section):
     """How many generated calls are judged: held-out requests, and requests that none of the offered tools fits."""
 
@@ -82,6 +96,8 @@ class Study(_Section):
     base: BaseSection
     data: DataSection
     truthfulqa: TruthfulQASection = TruthfulQASection()
+    accuracy: list[ChoiceSetSection] = Field(default_factory=list)
+    drift: DriftSection | None = None
     calls: CallsSection | None = None
     training: dict[str, Any]
     arms: dict[str, ArmSection] = Field(min_length=1)
@@ -102,6 +118,14 @@ class Study(_Section):
         if len(set(seeds)) < len(seeds):
             raise ValueError(f"seeds {seeds} names one seed more than once")
         return seeds
+
+    @field_validator("accuracy")
+    @classmethod
+    def _distinct_sets(cls, sets: list[ChoiceSetSection]) -> list[ChoiceSetSection]:
+        names = [one.name for one in sets]
+        if len(set(names)) < len(names):
+            raise ValueError(f"{names} names one set more than once")
+        return sets
 
     @model_validator(mode="after")
     def _consistent(self) -> Study:
@@ -202,6 +226,8 @@ def _keys_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
         "base": BaseSection,
         "data": DataSection,
         "truthfulqa": TruthfulQASection,
+        "accuracy": ChoiceSetSection,
+        "drift": DriftSection,
         "calls": CallsSection,
         "arms": ArmSection,
     }

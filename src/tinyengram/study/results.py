@@ -37,6 +37,37 @@ class Retention(BaseModel):
     scores_file: str
 
 
+class Accuracy(BaseModel):
+    """Right answers to a multiple-choice set, asked in one way.
+
+    Attributes:
+        acc, acc_norm: Shares of questions, by log-likelihood and by log-likelihood per character.
+        margin: Mean margin of the right choice over the best wrong one, in nats per character.
+        delta_acc_norm: Against the base, paired by question; None for the base.
+        file: Row by row, relative to the run folder.
+    """
+
+    acc: float
+    acc_norm: float
+    margin: float
+    delta_acc_norm: Difference | None
+    file: str
+
+
+class TextDrift(BaseModel):
+    """Predictions on general text.
+
+    Attributes:
+        kl: Mean divergence from the base, in nats per token.
+        perplexity: Of the texts.
+        file: Text by text, relative to the run folder.
+    """
+
+    kl: float
+    perplexity: float
+    file: str
+
+
 class CallAccuracy(BaseModel):
     """Whether generated calls are right; shares of ``wanted_asked`` and of ``unwanted_asked`` requests.
 
@@ -67,6 +98,8 @@ class Measurement(BaseModel):
         step: Optimizer steps.
         eval_loss_whole, eval_loss_answer: Nats per token.
         retention: For each way of asking (``study.truthfulqa.prompts``).
+        accuracy: For each choice set and way of asking; empty when the study does not ask.
+        drift: On general text; None when the study does not ask.
         calls: Whether generated calls are right; None when the study does not ask.
     """
 
@@ -78,6 +111,8 @@ class Measurement(BaseModel):
     eval_loss_whole: float
     eval_loss_answer: float
     retention: dict[PromptName, Retention]
+    accuracy: dict[str, dict[PromptName, Accuracy]] = {}
+    drift: TextDrift | None = None
     calls: CallAccuracy | None = None
 
 
@@ -89,6 +124,8 @@ class Comparison(BaseModel):
         reached: Seeds in which the arm came down to some checkpoint of the reference.
         missed: Seeds in which it never did.
         mc1, mc2: Arm minus reference at the matched pair for each way of asking; empty if never reached.
+        accuracy: The same for ``acc_norm`` of each choice set.
+        drift: The same for the divergence from the base on general text, in nats per token.
     """
 
     arm: str
@@ -97,6 +134,18 @@ class Comparison(BaseModel):
     missed: list[int]
     mc1: dict[PromptName, Difference]
     mc2: dict[PromptName, Difference]
+    accuracy: dict[str, dict[PromptName, Difference]] = {}
+    drift: Difference | None = None
+
+
+class ChoiceSetAccount(BaseModel):
+    """A multiple-choice set: what it must be called, its size, what guessing gives, where it came from."""
+
+    label: str
+    asked: int
+    chance: float
+    source: Provenance
+    dropped: dict[str, int]
 
 
 class DataAccount(BaseModel):
@@ -113,6 +162,9 @@ class DataAccount(BaseModel):
     question_label: str
     questions_asked: int
     questions_dropped: dict[str, int]
+    choice_sets: dict[str, ChoiceSetAccount] = {}
+    texts_label: str | None = None
+    texts: Provenance | None = None
 
 
 class RunProvenance(BaseModel):

@@ -6,14 +6,10 @@ The run folder holds ``plan.yaml``, ``provenance.json``, ``arms/<arm>/seed-<n>/`
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import shutil
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,69 +17,34 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from tinyengram.files import sha256_of, write_atomically
+from tinyengram.files import write_atomically
 from tinyengram.study.finding import describe_finding
 from tinyengram.study.matching import match, trained
+from tinyengram.study.material import Material, load_anew, prepare
 from tinyengram.study.plan import PromptName, Study, StudyError
+from tinyengram.study.progress import Clock, Event, PhaseEvent
 from tinyengram.study.results import (
+    Accuracy,
     CallAccuracy,
     Comparison,
-    DataAccount,
     Measurement,
     Results,
     Retention,
     Role,
     RunProvenance,
+    TextDrift,
 )
+from tinyengram.study.scorer import Panel, Scorer
 from tinyengram.study.statistics import Difference, paired_difference
-from tinyengram.training import StepEvent, TrainingSettings, Trajectory, TrajectoryPoint
+from tinyengram.training import TrainingSettings, Trajectory, TrajectoryPoint
 
 if TYPE_CHECKING:
-    from tinyengram.scoring.truthfulqa import Prompt, TruthfulQAScores
     from tinyengram.sources import Base
-    from tinyengram.tasks.chat import EncodedExample
-    from tinyengram.tasks.questions import TruthfulQA
-    from tinyengram.tasks.tool_calls import ToolCall
 
 _PACKAGES = ("tinyengram", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "numpy", "scipy")
-_Scores = dict[PromptName, "tuple[TruthfulQAScores, str]"]
-"""For each way of asking the scores and the file that holds them."""
 # Adapter weights of every checkpoint in float32, and twice that once for the optimizer.
 _BYTES_PER_PARAMETER = 4
 _OPTIMIZER_COPIES = 2
-
-
-@dataclass(frozen=True)
-class PhaseEvent:
-    """A part of the run begins."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class ScoreEvent:
-    """Questions answered so far by one checkpoint."""
-
-    label: str
-    done: int
-    total: int
-
-
-Event = PhaseEvent | ScoreEvent | StepEvent
-
-
-@dataclass
-class _Material:
-    """What every arm shares."""
-
-    base: Base
-    calls: list[ToolCall]
-    held_out_calls: list[ToolCall]
-    unfitting_calls: list[ToolCall]
-    train: list[EncodedExample]
-    held_out: list[EncodedExample]
-    questions: TruthfulQA
-    account: DataAccount
 
 
 def run_study(study: Study, out: Path, on_event: Callable[[Event], None] = lambda event: None) -> Results:
@@ -104,17 +65,17 @@ def run_study(study: Study, out: Path, on_event: Callable[[Event], None] = lambd
     """
     from tinyengram.report.page import render_page
 
-    clock = _Clock(out / "seconds.json")
+    clock = Clock(out / "seconds.json")
     _check_folder(study, out)
     on_event(PhaseEvent("Preparing base, data and questions"))
     with clock.phase("prepare"):
-        material = _prepare(study)
+        material = prepare(study)
         _check_arms(study, material, out)
     write_atomically(out / "plan.yaml", _plan_text(study))
     provenance = _provenance(material.base)
     write_atomically(out / "provenance.json", provenance.model_dump_json(indent=2))
     trajectories = _train(study, material, out, clock, on_event)
-    scorer = _Scorer(study, material, out, clock, on_event)
+    scorer = Scorer(study, material, out, clock, on_event)
     measurements, comparisons = _compare(study, trajectories, scorer, out)
     results = Results(
         study=study,
@@ -134,7 +95,7 @@ def run_study(study: Study, out: Path, on_event: Callable[[Event], None] = lambd
 
 def help_training(study: Study, out: Path) -> None:
     """Take part in training every arm, as each process after the first of a distributed run does; writes nothing."""
-    _train(study, _prepare(study), out, None, lambda event: None)
+    _train(study, prepare(study), out, None, lambda event: None)
 
 
 # --- checks ----------------------------------------------------------------------------------------------------------
@@ -178,7 +139,7 @@ def _first_difference(held: Any, wanted: Any, where: str = "") -> str | None:
     return None if held == wanted else f"{where} is {held!r} there, {wanted!r} now"
 
 
-def _check_arms(study: Study, material: _Material, out: Path) -> None:
+def _check_arms(study: Study, material: Material, out: Path) -> None:
     """Put every arm's adapter on a hollow copy of the base, and see whether the disk holds the checkpoints."""
     from tinyengram.training import check_config, peft_config
 
@@ -208,94 +169,6 @@ def _total_steps(study: Study, arm: str, examples: int) -> int:
         return settings.max_steps
     per_epoch = math.ceil(examples / (settings.batch_size * settings.gradient_accumulation))
     return math.ceil(per_epoch * (settings.epochs or 1))
-
-
-def _prepare(study: Study) -> _Material:
-    """Load what every arm shares and account for every row."""
-    from tinyengram.tasks.chat import encode_all
-    from tinyengram.tasks.questions import load_truthfulqa
-    from tinyengram.tasks.tool_calls import load_tool_calls
-
-    base = _load_base(study)
-    data = load_tool_calls(
-        study.data.name,
-        format=study.data.format,
-        max_bad_rows=study.data.max_bad_rows,
-        split_seed=study.data.split_seed,
-        eval_fraction=study.data.eval_fraction,
-        # Limits count examples that are used, so they are applied behind the limit on length.
-        eval_limit=None,
-        train_limit=None,
-        revision=study.data.revision,
-    )
-    encoded = {
-        part: encode_all(
-            calls,
-            base.tokenizer,
-            template=study.data.template,
-            max_length=study.data.max_length,
-            on_too_long=study.data.on_too_long,
-        )
-        for part, calls in (("train", data.train), ("eval", data.eval))
-    }
-    questions = load_truthfulqa(study.truthfulqa.name, limit=study.truthfulqa.limit)
-    train = encoded["train"].examples[: study.data.train_limit]
-    held_out = encoded["eval"].examples[: study.data.eval_limit]
-    account = DataAccount(
-        train_examples=len(train),
-        eval_examples=len(held_out),
-        too_long=sum(part.too_long for part in encoded.values()),
-        skipped=[row.model_dump() for row in data.skipped],
-        dropped=data.dropped,
-        train_tokens=sum(len(example.input_ids) for example in train),
-        data=data.provenance,
-        questions=questions.provenance,
-        question_label=questions.label,
-        questions_asked=len(questions.questions),
-        questions_dropped=questions.dropped,
-    )
-    calls, held_out_calls = _used(data.train, train), _used(data.eval, held_out)
-    unfitting = _unfitting_calls(study, base) if study.calls is not None else []
-    return _Material(base, calls, held_out_calls, unfitting, train, held_out, questions, account)
-
-
-def _unfitting_calls(study: Study, base: Base) -> list[ToolCall]:
-    """BFCL's requests that none of the offered tools fits, evenly spaced among those of at most ``max_length``."""
-    from tinyengram.tasks.chat import chat_text
-    from tinyengram.tasks.questions import evenly_spaced
-    from tinyengram.tasks.tool_calls import load_irrelevant
-
-    assert study.calls is not None
-    if not study.calls.unwanted:
-        return []
-    fitting = [
-        call
-        for call in load_irrelevant()
-        if len(base.tokenizer(chat_text(call.instruction, call.input, base.tokenizer))["input_ids"])
-        <= study.data.max_length
-    ]
-    return evenly_spaced(fitting, study.calls.unwanted)
-
-
-def _used(calls: Sequence[ToolCall], examples: Sequence[EncodedExample]) -> list[ToolCall]:
-    """The calls that stand behind encoded examples."""
-    ids = {example.id for example in examples}
-    return [call for call in calls if call.id in ids]
-
-
-def _load_base(study: Study) -> Base:
-    """The base anew, on this process's accelerator if there is one."""
-    from tinyengram.hardware import device
-    from tinyengram.sources import load_base
-
-    base = load_base(
-        study.base.name,
-        dtype=study.base.dtype,
-        revision=study.base.revision,
-        trust_remote_code=study.base.trust_remote_code,
-    )
-    base.model.to(device())
-    return base
 
 
 def _provenance(base: Base) -> RunProvenance:
@@ -333,25 +206,8 @@ def _commit() -> str | None:
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-class _Clock:
-    """Wall time by phase, added up over all calls that worked on a run."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self.seconds: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        begun = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - begun
-            write_atomically(self._file, json.dumps(self.seconds, indent=2))
-
-
 def _train(
-    study: Study, material: _Material, out: Path, clock: _Clock | None, on_event: Callable[[Event], None]
+    study: Study, material: Material, out: Path, clock: Clock | None, on_event: Callable[[Event], None]
 ) -> list[Trajectory]:
     """Train every arm with every seed, or take what is there already; a clock notes how long each took."""
     from tinyengram.training import peft_config, read_trajectory, train_arm
@@ -366,7 +222,7 @@ def _train(
                 continue
             on_event(PhaseEvent(f"Training {name}, seed {seed}"))
             with nullcontext() if clock is None else clock.phase(f"train {name}"):
-                base = _load_base(study)
+                base = load_anew(study)
                 settings = study.settings(name)
                 trajectories.append(
                     train_arm(
@@ -385,7 +241,7 @@ def _train(
     return trajectories
 
 
-def _unanswerable(study: Study, settings: TrainingSettings, material: _Material) -> list[list[int]]:
+def _unanswerable(study: Study, settings: TrainingSettings, material: Material) -> list[list[int]]:
     """Prompts on which an arm is held to the base, made from the training examples alone."""
     from tinyengram.holding import unanswerable_prompts
 
@@ -401,210 +257,48 @@ def _unanswerable(study: Study, settings: TrainingSettings, material: _Material)
     )
 
 
-# --- scoring and comparing -------------------------------------------------------------------------------------------
-
-
-class _Scorer:
-    """Scores checkpoints, each once for one set of questions and one way of asking, whatever run asks."""
-
-    def __init__(
-        self, study: Study, material: _Material, out: Path, clock: _Clock, on_event: Callable[[Event], None]
-    ) -> None:
-        self._study, self._material, self._out, self._clock, self._on_event = study, material, out, clock, on_event
-        self._prompts = {name: _prompt(name, study, material) for name in study.truthfulqa.prompts}
-
-    def retention(self, label: str, checkpoint: Path | None) -> tuple[dict[PromptName, Retention], _Scores]:
-        """What a checkpoint (None: the base) still knows against the base, and the scores themselves."""
-        from tinyengram.scoring.truthfulqa import mean_absolute_shift
-
-        scores = self.scores(label, checkpoint)
-        base = None if checkpoint is None else self.scores("base", None)
-        retained = {
-            name: Retention(
-                mc1=asked.mc1,
-                mc2=asked.mc2,
-                margin=asked.margin,
-                shift=None if base is None else mean_absolute_shift(asked, base[name][0]),
-                delta_mc1=None if base is None else _difference([base[name][0]], [asked], "mc1"),
-                delta_mc2=None if base is None else _difference([base[name][0]], [asked], "mc2"),
-                scores_file=file,
-            )
-            for name, (asked, file) in scores.items()
-        }
-        return retained, scores
-
-    def scores(self, label: str, checkpoint: Path | None) -> _Scores:
-        """For each way of asking the scores, and the file that holds them, relative to the run folder."""
-        from tinyengram.scoring.truthfulqa import TruthfulQAScores
-
-        adapter_key = "base" if checkpoint is None else _adapter_key(checkpoint)
-        found: _Scores = {}
-        model: Any = None
-        for name, prompt in self._prompts.items():
-            asked = [
-                [prompt.write(q.question), prompt.lead, q.mc1_choices, q.mc2_choices, q.mc2_labels]
-                for q in self._material.questions.questions
-            ]
-            key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
-            file = self._out / "scores" / f"truthfulqa-{key}-{adapter_key}.json"
-            if not file.exists():
-                with self._clock.phase("score"):
-                    model = model or self._load(checkpoint)
-                    scores = self._score(model, prompt, f"{label}, {name} prompt")
-                write_atomically(file, scores.model_dump_json(indent=1))
-            relative = str(file.relative_to(self._out))
-            found[name] = TruthfulQAScores.model_validate_json(file.read_text()), relative
-        return found
-
-    def calls(self, label: str, checkpoint: Path | None) -> CallAccuracy | None:
-        """Whether the calls that a checkpoint (None: the base) generates are right, if the study asks."""
-        from tinyengram.scoring.calls import CallScores, score_calls
-        from tinyengram.tasks.chat import chat_text
-
-        section, material = self._study.calls, self._material
-        if section is None:
-            return None
-        wanted = material.held_out_calls[: section.wanted]
-        unwanted = material.unfitting_calls
-        adapter_key = "base" if checkpoint is None else _adapter_key(checkpoint)
-        asked = json.dumps([section.model_dump(), [call.id for call in (*wanted, *unwanted)]])
-        key = hashlib.sha256(asked.encode()).hexdigest()[:16]
-        file = self._out / "scores" / f"calls-{key}-{adapter_key}.json"
-        if not file.exists():
-            total, done = len(wanted) + len(unwanted), 0
-
-            def tell(count: int) -> None:
-                nonlocal done
-                done += count
-                self._on_event(ScoreEvent(f"{label}, calls", done, total))
-
-            with self._clock.phase("calls"):
-                scores = score_calls(
-                    self._load(checkpoint),
-                    material.base.tokenizer,
-                    wanted,
-                    unwanted,
-                    prompt=lambda call: chat_text(
-                        call.instruction, call.input, material.base.tokenizer, template=self._study.data.template
-                    ),
-                    max_new_tokens=section.max_new_tokens,
-                    batch_size=section.batch_size,
-                    on_done=tell,
-                )
-            write_atomically(file, scores.model_dump_json(indent=1))
-        scores = CallScores.model_validate_json(file.read_text())
-        return CallAccuracy(
-            parses=scores.parses,
-            functions=scores.functions,
-            right=scores.right,
-            refrains=scores.refrains if unwanted else None,
-            wanted_asked=len(wanted),
-            unwanted_asked=len(unwanted),
-            file=str(file.relative_to(self._out)),
-        )
-
-    def _load(self, checkpoint: Path | None) -> Any:
-        from peft import PeftModel
-
-        model = _load_base(self._study).model
-        return (model if checkpoint is None else PeftModel.from_pretrained(model, str(checkpoint))).eval()
-
-    def _score(self, model: Any, prompt: Prompt, label: str) -> TruthfulQAScores:
-        from tinyengram.scoring.truthfulqa import score_truthfulqa
-
-        total, done = len(self._material.questions.questions), 0
-
-        def tell(count: int) -> None:
-            nonlocal done
-            done += count
-            self._on_event(ScoreEvent(label, done, total))
-
-        self._on_event(ScoreEvent(label, 0, total))
-        return score_truthfulqa(
-            model, self._material.base.tokenizer, self._material.questions.questions, prompt=prompt, on_done=tell
-        )
-
-
-def _prompt(name: PromptName, study: Study, material: _Material) -> Prompt:
-    """A way of asking; the tools that are offered are those of the shortest held-out example."""
-    from tinyengram.scoring.truthfulqa import PLAIN, Prompt
-    from tinyengram.tasks.chat import chat_text
-
-    if name == "plain":
-        return PLAIN
-    instruction = "" if name == "chat" else min((call.instruction for call in material.held_out_calls), key=len)
-    tokenizer, template = material.base.tokenizer, study.data.template
-    return Prompt(lambda question: chat_text(instruction, question, tokenizer, template=template), "")
-
-
-def _adapter_key(checkpoint: Path) -> str:
-    """Identifies an adapter by what its files hold, in whatever order PEFT wrote its lists of modules."""
-    config = json.loads((checkpoint / "adapter_config.json").read_text())
-    options = {name: sorted(value, key=str) if isinstance(value, list) else value for name, value in config.items()}
-    weights = sha256_of(checkpoint / "adapter_model.safetensors")
-    return hashlib.sha256(json.dumps([weights, options], sort_keys=True).encode()).hexdigest()[:16]
+# --- comparing -------------------------------------------------------------------------------------------------------
 
 
 def _compare(
-    study: Study, trajectories: Sequence[Trajectory], scorer: _Scorer, out: Path
+    study: Study, trajectories: Sequence[Trajectory], scorer: Scorer, out: Path
 ) -> tuple[list[Measurement], list[Comparison]]:
-    """Score the base, every matched pair and the reference's last checkpoint; compare the pairs."""
+    """Measure the base, every matched pair and the reference's last checkpoint; compare the pairs."""
     of = {(trajectory.arm, trajectory.seed): trajectory for trajectory in trajectories}
-    start = trajectories[0].points[0]
-    measurements = [
-        Measurement(
-            arm="base",
-            role="base",
-            seed=None,
-            step=0,
-            eval_loss_whole=start.eval_loss_whole,
-            eval_loss_answer=start.eval_loss_answer,
-            retention=scorer.retention("base", None)[0],
-            calls=scorer.calls("base", None),
-        )
-    ]
+    base = scorer.panel("base", None)
+    measurements = [_measurement(trajectories[0].points[0], base, None, arm="base", role="base", seed=None)]
 
-    def measure(arm: str, seed: int, point: TrajectoryPoint, role: Role, matched_with: str | None = None) -> _Scores:
+    def measure(arm: str, seed: int, point: TrajectoryPoint, role: Role, matched_with: str | None = None) -> Panel:
         assert point.checkpoint is not None
-        label = f"{arm}, seed {seed}, step {point.step}"
         checkpoint = out / "arms" / arm / f"seed-{seed}" / point.checkpoint
-        retention, scores = scorer.retention(label, checkpoint)
-        measurements.append(
-            Measurement(
-                arm=arm,
-                role=role,
-                matched_with=matched_with,
-                seed=seed,
-                step=point.step,
-                eval_loss_whole=point.eval_loss_whole,
-                eval_loss_answer=point.eval_loss_answer,
-                retention=retention,
-                calls=scorer.calls(label, checkpoint),
-            )
-        )
-        return scores
+        panel = scorer.panel(f"{arm}, seed {seed}, step {point.step}", checkpoint)
+        measurements.append(_measurement(point, panel, base, arm=arm, role=role, seed=seed, matched_with=matched_with))
+        return panel
 
     comparisons = []
     for name in study.arms:
         if name == study.reference:
             continue
-        before, after, reached, missed = [], [], [], []
+        pairs, reached, missed = [], [], []
         for seed in study.seeds:
             pair = match(of[study.reference, seed], of[name, seed])
             if pair is None:
                 missed.append(seed)
                 continue
             reached.append(seed)
-            before.append(measure(study.reference, seed, pair.reference, "matched reference", name))
-            after.append(measure(name, seed, pair.other, "matched"))
+            before = measure(study.reference, seed, pair.reference, "matched reference", name)
+            pairs.append((before, measure(name, seed, pair.other, "matched")))
+        differences = _Differences(pairs, len(study.arms) - 1)
         comparisons.append(
             Comparison(
                 arm=name,
                 reference=study.reference,
                 reached=reached,
                 missed=missed,
-                mc1=_differences(before, after, "mc1", len(study.arms) - 1),
-                mc2=_differences(before, after, "mc2", len(study.arms) - 1),
+                mc1=differences.truthfulqa("mc1"),
+                mc2=differences.truthfulqa("mc2"),
+                accuracy=differences.accuracy(),
+                drift=differences.drift(),
             )
         )
     for seed in study.seeds:
@@ -612,22 +306,93 @@ def _compare(
     return measurements, comparisons
 
 
-def _differences(
-    before: Sequence[_Scores], after: Sequence[_Scores], which: str, comparisons: int
-) -> dict[PromptName, Difference]:
-    """Differences over seeds for each way of asking, as one of so many arms that are compared with the reference."""
-    names = list(before[0]) if before else []
-    return {
-        name: _difference([one[name][0] for one in before], [one[name][0] for one in after], which, comparisons)
-        for name in names
-    }
+def _measurement(point: TrajectoryPoint, panel: Panel, base: Panel | None, **which: Any) -> Measurement:
+    """A panel as figures, with what changed from the base's (None: it is the base's)."""
+    from tinyengram.scoring.truthfulqa import mean_absolute_shift
 
-
-def _difference(
-    before: Sequence[TruthfulQAScores], after: Sequence[TruthfulQAScores], which: str, comparisons: int = 1
-) -> Difference:
-    return paired_difference(
-        [[getattr(row, which) for row in scores.rows] for scores in before],
-        [[getattr(row, which) for row in scores.rows] for scores in after],
-        comparisons=comparisons,
+    change = _Differences([(base or panel, panel)], 1)
+    mc1, mc2, accuracy = change.truthfulqa("mc1"), change.truthfulqa("mc2"), change.accuracy()
+    return Measurement(
+        step=point.step,
+        eval_loss_whole=point.eval_loss_whole,
+        eval_loss_answer=point.eval_loss_answer,
+        retention={
+            name: Retention(
+                mc1=scores.mc1,
+                mc2=scores.mc2,
+                margin=scores.margin,
+                shift=None if base is None else mean_absolute_shift(scores, base.truthfulqa[name]),
+                delta_mc1=None if base is None else mc1[name],
+                delta_mc2=None if base is None else mc2[name],
+                scores_file=panel.files["truthfulqa", name],
+            )
+            for name, scores in panel.truthfulqa.items()
+        },
+        accuracy={
+            one_set: {
+                name: Accuracy(
+                    acc=scores.acc,
+                    acc_norm=scores.acc_norm,
+                    margin=scores.margin,
+                    delta_acc_norm=None if base is None else accuracy[one_set][name],
+                    file=panel.files[one_set, name],
+                )
+                for name, scores in by_prompt.items()
+            }
+            for one_set, by_prompt in panel.accuracy.items()
+        },
+        drift=None
+        if panel.drift is None
+        else TextDrift(kl=panel.drift.kl, perplexity=panel.drift.perplexity, file=panel.files["drift", "general text"]),
+        calls=None
+        if panel.calls is None
+        else CallAccuracy(
+            parses=panel.calls.parses,
+            functions=panel.calls.functions,
+            right=panel.calls.right,
+            refrains=panel.calls.refrains if panel.calls.unwanted else None,
+            wanted_asked=len(panel.calls.wanted),
+            unwanted_asked=len(panel.calls.unwanted),
+            file=panel.files["calls", "calls"],
+        ),
+        **which,
     )
+
+
+class _Differences:
+    """Differences between pairs of panels, one pair a seed, question by question.
+
+    Args:
+        pairs: Before and after.
+        comparisons: Of how many comparisons this is one.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[Panel, Panel]], comparisons: int) -> None:
+        self._panels = [panel for pair in pairs for panel in pair]
+        self._comparisons = comparisons
+
+    def truthfulqa(self, which: str) -> dict[PromptName, Difference]:
+        """Of ``mc1`` or ``mc2`` for each way of asking."""
+        return {
+            name: self._of([panel.truthfulqa[name].rows for panel in self._panels], which)
+            for name in (self._panels[0].truthfulqa if self._panels else ())
+        }
+
+    def accuracy(self) -> dict[str, dict[PromptName, Difference]]:
+        """Of ``acc_norm`` for each choice set and way of asking."""
+        return {
+            one_set: {
+                name: self._of([panel.accuracy[one_set][name].rows for panel in self._panels], "correct_norm")
+                for name in by_prompt
+            }
+            for one_set, by_prompt in (self._panels[0].accuracy if self._panels else {}).items()
+        }
+
+    def drift(self) -> Difference | None:
+        """Of the divergence from the base per token, text by text."""
+        drifts = [panel.drift.rows for panel in self._panels if panel.drift is not None]
+        return self._of(drifts, "kl_per_token") if drifts else None
+
+    def _of(self, rows: Sequence[Sequence[Any]], which: str) -> Difference:
+        values = [[getattr(row, which) for row in one] for one in rows]
+        return paired_difference(values[::2], values[1::2], comparisons=self._comparisons)

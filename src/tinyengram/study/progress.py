@@ -1,0 +1,49 @@
+"""What a run tells while it works, and how long its phases took."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tinyengram.files import write_atomically
+from tinyengram.training import StepEvent
+
+
+@dataclass(frozen=True)
+class PhaseEvent:
+    """A part of the run begins."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class ScoreEvent:
+    """Questions answered so far by one checkpoint."""
+
+    label: str
+    done: int
+    total: int
+
+
+Event = PhaseEvent | ScoreEvent | StepEvent
+
+
+class Clock:
+    """Wall time by phase, added up over all calls that worked on a run."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.seconds: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - begun
+            write_atomically(self._file, json.dumps(self.seconds, indent=2))

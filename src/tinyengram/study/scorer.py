@@ -1,0 +1,208 @@
+"""Scores of checkpoints, each measured once for one set of questions and one way of asking, whatever run asks again.
+
+A file of scores is named by a checksum over what was asked and one over the adapter's weights and options, so the same
+command, or another study in the same folder, reads it instead of the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel
+
+from tinyengram.files import sha256_of, write_atomically
+from tinyengram.study.material import Material, load_anew
+from tinyengram.study.plan import PromptName, Study
+from tinyengram.study.progress import Clock, Event, ScoreEvent
+
+if TYPE_CHECKING:
+    from tinyengram.scoring.accuracy import AccuracyScores
+    from tinyengram.scoring.calls import CallScores
+    from tinyengram.scoring.drift import Drift
+    from tinyengram.scoring.truthfulqa import Prompt, TruthfulQAScores
+
+T = TypeVar("T", bound=BaseModel)
+
+
+@dataclass
+class Panel:
+    """Everything that was measured at one checkpoint; files are relative to the run folder.
+
+    Attributes:
+        truthfulqa: For each way of asking.
+        accuracy: For each choice set and way of asking.
+        drift: None when the study does not ask.
+        calls: None when the study does not ask.
+        files: Of scores, by (kind, way of asking).
+    """
+
+    truthfulqa: dict[PromptName, TruthfulQAScores]
+    accuracy: dict[str, dict[PromptName, AccuracyScores]]
+    drift: Drift | None
+    calls: CallScores | None
+    files: dict[tuple[str, str], str]
+
+
+class Scorer:
+    """Measures checkpoints of one run."""
+
+    def __init__(
+        self, study: Study, material: Material, out: Path, clock: Clock, on_event: Callable[[Event], None]
+    ) -> None:
+        self._study, self._material, self._out, self._clock, self._on_event = study, material, out, clock, on_event
+        self._loaded: tuple[Path | None, Any] | None = None
+
+    def panel(self, label: str, checkpoint: Path | None) -> Panel:
+        """Measure a checkpoint (None: the base), or read what was measured before.
+
+        Args:
+            label: Names the checkpoint in news of the run.
+            checkpoint: Folder of an adapter.
+        """
+        from tinyengram.scoring import accuracy, drift, truthfulqa
+
+        tokenizer, material = self._material.base.tokenizer, self._material
+        panel = Panel(truthfulqa={}, accuracy={}, drift=None, calls=None, files={})
+
+        def kept(kind: str, way: str, schema: type[T], asked: object, total: int, score: Callable[..., T]) -> T:
+            found, file = self._kept(kind, f"{label}, {way}", checkpoint, schema, asked, total, score)
+            panel.files[kind, way] = file
+            return found
+
+        questions = material.questions.questions
+        for name in self._study.truthfulqa.prompts:
+            prompt = self._prompt(name, truthfulqa.PLAIN)
+            asked = [
+                [prompt.write(one.question), prompt.lead, one.mc1_choices, one.mc2_choices, one.mc2_labels]
+                for one in questions
+            ]
+            panel.truthfulqa[name] = kept(
+                "truthfulqa",
+                name,
+                truthfulqa.TruthfulQAScores,
+                asked,
+                len(questions),
+                lambda model, tell, prompt=prompt: truthfulqa.score_truthfulqa(
+                    model, tokenizer, questions, prompt=prompt, on_done=tell
+                ),
+            )
+        for set_name, one_set in material.choice_sets.items():
+            panel.accuracy[set_name] = {}
+            for name in self._study.truthfulqa.prompts:
+                prompt = self._prompt(name, accuracy.PLAIN)
+                panel.accuracy[set_name][name] = kept(
+                    set_name,
+                    name,
+                    accuracy.AccuracyScores,
+                    [[prompt.write(one.question), prompt.lead, one.choices, one.gold] for one in one_set.questions],
+                    len(one_set.questions),
+                    lambda model, tell, prompt=prompt, one_set=one_set: accuracy.score_accuracy(
+                        model, tokenizer, one_set.questions, prompt=prompt, on_done=tell
+                    ),
+                )
+        if self._study.drift is not None:
+            longest = self._study.drift.max_tokens
+            panel.drift = kept(
+                "drift",
+                "general text",
+                drift.Drift,
+                [longest, material.texts],
+                len(material.texts),
+                lambda model, tell: drift.measure_drift(
+                    model, tokenizer, material.texts, max_tokens=longest, on_done=tell
+                ),
+            )
+        if self._study.calls is not None:
+            panel.calls = self._calls(kept)
+        return panel
+
+    def _calls(self, kept: Callable[..., CallScores]) -> CallScores:
+        """Whether the calls that a checkpoint generates are right."""
+        from tinyengram.scoring.calls import CallScores, score_calls
+        from tinyengram.tasks.chat import chat_text
+
+        section, material = self._study.calls, self._material
+        assert section is not None
+        tokenizer, template = material.base.tokenizer, self._study.data.template
+        wanted, unwanted = material.held_out_calls[: section.wanted], material.unfitting_calls
+        return kept(
+            "calls",
+            "calls",
+            CallScores,
+            [section.model_dump(), [call.id for call in (*wanted, *unwanted)]],
+            len(wanted) + len(unwanted),
+            lambda model, tell: score_calls(
+                model,
+                tokenizer,
+                wanted,
+                unwanted,
+                prompt=lambda call: chat_text(call.instruction, call.input, tokenizer, template=template),
+                max_new_tokens=section.max_new_tokens,
+                batch_size=section.batch_size,
+                on_done=tell,
+            ),
+        )
+
+    def _kept(
+        self,
+        kind: str,
+        label: str,
+        checkpoint: Path | None,
+        schema: type[T],
+        asked: object,
+        total: int,
+        score: Callable[[Any, Callable[[int], None]], T],
+    ) -> tuple[T, str]:
+        """The scores and their file relative to the run folder; they are only measured when there is none."""
+        key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+        adapter = "base" if checkpoint is None else _adapter_key(checkpoint)
+        file = self._out / "scores" / f"{kind}-{key}-{adapter}.json"
+        if not file.exists():
+            done = 0
+
+            def tell(count: int) -> None:
+                nonlocal done
+                done += count
+                self._on_event(ScoreEvent(label, done, total))
+
+            with self._clock.phase("calls" if kind == "calls" else "score"):
+                self._on_event(ScoreEvent(label, 0, total))
+                scores = score(self._model(checkpoint), tell)
+            write_atomically(file, scores.model_dump_json(indent=1))
+        return schema.model_validate_json(file.read_text()), str(file.relative_to(self._out))
+
+    def _model(self, checkpoint: Path | None) -> Any:
+        """A checkpoint in evaluation mode; the one that was asked for last stays loaded."""
+        from peft import PeftModel
+
+        if self._loaded is None or self._loaded[0] != checkpoint:
+            self._loaded = None
+            model = load_anew(self._study).model
+            model = model if checkpoint is None else PeftModel.from_pretrained(model, str(checkpoint))
+            self._loaded = checkpoint, model.eval()
+        return self._loaded[1]
+
+    def _prompt(self, name: PromptName, plain: Prompt) -> Prompt:
+        """A way of asking; the tools that are offered are those of the shortest held-out example."""
+        from tinyengram.scoring.truthfulqa import Prompt
+        from tinyengram.tasks.chat import chat_text
+
+        if name == "plain":
+            return plain
+        calls, tokenizer = self._material.held_out_calls, self._material.base.tokenizer
+        instruction = "" if name == "chat" else min((call.instruction for call in calls), key=len)
+        template = self._study.data.template
+        return Prompt(lambda question: chat_text(instruction, question, tokenizer, template=template), "")
+
+
+def _adapter_key(checkpoint: Path) -> str:
+    """Identifies an adapter by what its files hold, in whatever order PEFT wrote its lists of modules."""
+    config = json.loads((checkpoint / "adapter_config.json").read_text())
+    options = {name: sorted(value, key=str) if isinstance(value, list) else value for name, value in config.items()}
+    weights = sha256_of(checkpoint / "adapter_model.safetensors")
+    return hashlib.sha256(json.dumps([weights, options], sort_keys=True).encode()).hexdigest()[:16]
