@@ -55,6 +55,8 @@ def study_with(tmp_path: Path, **changes) -> Path:
     content = yaml.safe_load(SMOKE.read_text())
     for section in ("data", "truthfulqa"):
         content[section]["name"] = str(SMOKE.parent / content[section]["name"])
+    for part in (*content["accuracy"], content["drift"]):
+        part["name"] = str(SMOKE.parent / part["name"])
     for dotted, value in changes.items():
         *path, last = dotted.split("__")
         part = content
@@ -87,6 +89,15 @@ class TestFinished:
                 scores = json.loads((finished / kept.scores_file).read_text())["rows"]
                 for name in ("mc1", "mc2", "margin"):
                     assert sum(one[name] for one in scores) / len(scores) == pytest.approx(getattr(kept, name))
+            assert row.accuracy.keys() == {"smoke_choices"}
+            for accuracy in row.accuracy["smoke_choices"].values():
+                scores = json.loads((finished / accuracy.file).read_text())["rows"]
+                assert sum(one["correct_norm"] for one in scores) / len(scores) == accuracy.acc_norm
+            assert row.drift is not None
+            assert len(json.loads((finished / row.drift.file).read_text())["rows"]) == 3
+            assert (row.drift.kl == 0) == (row.role == "base")
+            assert row.calls is not None
+            assert (finished / row.calls.file).is_file()
         assert len({kept.scores_file for kept in results.measurements[0].retention.values()}) == 3
         for trajectory in results.trajectories:
             folder = finished / "arms" / trajectory.arm / f"seed-{trajectory.seed}"

@@ -135,7 +135,7 @@ class TestRefused:
             peft_config("lora", {"lora_alfa": 3}, base=base)
 
     def test_options_that_cannot_work(self, base: Base) -> None:
-        with pytest.raises(TinyEngramError, match="at least one block"):
+        with pytest.raises(TinyEngramError, match="at least one block index"):
             peft_config("engram", {**ENGRAM, "layer_ids": []}, base=base)
 
     def test_a_layer_beyond_the_depth(self, base: Base) -> None:

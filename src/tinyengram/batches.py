@@ -17,8 +17,9 @@ IGNORED = -100
 
 def takes_argument(model: Any, name: str) -> bool:
     """Whether the forward pass of a causal language model, with or without an adapter, has an argument of this name."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return name in inspect.signature(base.forward).parameters
+    while hasattr(model, "get_base_model"):
+        model = model.get_base_model()
+    return name in inspect.signature(model.forward).parameters
 
 
 def collate(examples: Sequence[EncodedExample], *, loss_on: str, pad_token_id: int) -> dict[str, torch.Tensor]:

@@ -67,7 +67,7 @@ def test_a_truncated_file(saved: Path) -> None:
 
 def test_missing_weights(saved: Path) -> None:
     change_weights(saved, lambda tensors: drop(tensors, "value_proj"))
-    refused(saved, "damaged")
+    refused(saved, "lacks .*value_proj")
 
 
 def test_a_file_without_a_checksum(saved: Path) -> None:
@@ -92,6 +92,9 @@ def test_a_changed_weight(saved: Path) -> None:
         ({"layer_ids": [1, 9]}, r"names \[9\]"),
         ({"no_such_option": 3}, "no_such_option"),
         ({"gate": "open"}, "sigmoid, hard"),
+        ({"gate": "hard"}, "checksum is not that of its tensors and options"),
+        ({"rows": "single"}, "checksum is not that of its tensors and options"),
+        ({"fingerprint": {"base": {}}}, r"lacks \['compressed_vocab_size'"),
     ],
 )
 def test_changed_options(saved: Path, changes: dict, match: str) -> None:
@@ -114,6 +117,45 @@ def test_changed_options_of_a_hashed_memory(tmp_path: Path, changes: dict, match
     model.save_pretrained(tmp_path)
     change_config(tmp_path, **changes)
     refused(tmp_path, match)
+
+
+def test_a_changed_module_that_is_saved_whole(tmp_path: Path) -> None:
+    model = get_peft_model(tiny_model(), tiny_config(modules_to_save=["lm_head"]))
+    stir(model)
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(tiny_model(), tmp_path)
+    assert torch.equal(logits_of(loaded, some_ids()), logits_of(model, some_ids()))
+
+    def spoil(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[one(tensors, "lm_head")][3] = float("nan")
+
+    change_weights(tmp_path, spoil)
+    refused(tmp_path, "checksum is not that of its tensors and options")
+
+
+def test_a_fingerprint_without_a_base(saved: Path) -> None:
+    fingerprint = json.loads((saved / CONFIG).read_text())["fingerprint"]
+    change_config(saved, fingerprint={**fingerprint, "base": {}})
+    refused(saved, "nothing was loaded", num_hidden_layers=6)
+
+
+@pytest.mark.parametrize("changed", [{"ngram_orders": [1, 3]}, {"ngram_orders": [3, 2]}])
+def test_a_changed_fingerprint_of_an_exact_memory(tmp_path: Path, changed: dict) -> None:
+    model = get_peft_model(tiny_model(), tiny_config(memory="exact", ngrams=KNOWN))
+    stir(model)
+    model.save_pretrained(tmp_path)
+    fingerprint = json.loads((tmp_path / CONFIG).read_text())["fingerprint"]
+    change_config(tmp_path, fingerprint={**fingerprint, **changed})
+    refused(tmp_path, "nothing was loaded")
+
+
+def test_a_longer_reach_of_an_exact_memory(tmp_path: Path) -> None:
+    """Its n-grams stay the same, but the convolution's dilation would change."""
+    model = get_peft_model(tiny_model(), tiny_config(memory="exact", ngrams=KNOWN))
+    stir(model)
+    model.save_pretrained(tmp_path)
+    change_config(tmp_path, max_ngram_size=4)
+    refused(tmp_path, "checksum is not that of its tensors and options")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tests.memory.tiny import stir, tiny_config, tiny_model
 from tinyengram.scoring import drift
 from tinyengram.scoring.drift import Drift, TextDrift, measure_drift
 from tinyengram.sources import load_base
-from tinyengram.tasks.general_text import general_texts
+from tinyengram.tasks.general_text import load_texts
 
 TEXTS = [
     "It was the best of times, it was the worst of times.",
@@ -154,6 +154,6 @@ def test_rows_survive_being_written(base) -> None:
 @pytest.mark.slow
 def test_the_embedded_base_reads_general_text_well() -> None:
     base = load_base("smollm2-135m-instruct")
-    found = measure_drift(base.model, base.tokenizer, general_texts(2).texts, max_tokens=256)
+    found = measure_drift(base.model, base.tokenizer, load_texts(limit=2).texts, max_tokens=256)
     assert found.tokens == 2 * 255
     assert 5 < found.perplexity < 60

@@ -65,7 +65,7 @@ def test_several_comparisons_widen_the_interval() -> None:
     wrong = 0
     for _ in range(40):
         samples = draw.normal(size=(5, 60))
-        wrong += any(paired_difference([[0.0] * 80], [one.tolist()], comparisons=5).shown for one in samples)
+        wrong += any(paired_difference([[0.0] * 60], [one.tolist()], comparisons=5).shown for one in samples)
     assert wrong / 40 <= 0.15
     before, after = [1.0] * 6, [0.0] * 6
     assert paired_difference([before], [after], comparisons=3).p_value == pytest.approx(3 * 2 / 64)

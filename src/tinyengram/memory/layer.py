@@ -150,8 +150,14 @@ class EngramLayer(nn.Module, BaseTunerLayer):
                 memory.tables.weight.requires_grad_(False)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        reading = self.slot.reading
-        if reading is not None and not self._disable_adapters:
+        if not self._disable_adapters and any(name in self.engram_memory for name in self.active_adapters):
+            reading = self.slot.reading
+            if reading is None:
+                raise RuntimeError(
+                    f"Block {self.layer_id} was run outside its model's forward pass, so its memory cannot know what "
+                    "is read. For activation checkpointing use model.gradient_checkpointing_enable(); a wrapper around "
+                    "single blocks belongs around their base_layer."
+                )
             hidden = args[0] if args else kwargs["hidden_states"]
             added = [
                 self._recollect(name, reading, hidden) for name in self.active_adapters if name in self.engram_memory
@@ -167,13 +173,15 @@ class EngramLayer(nn.Module, BaseTunerLayer):
     def _recollect(self, adapter_name: str, reading: Reading, hidden: torch.Tensor) -> torch.Tensor:
         """What one memory adds to ``hidden`` ``(batch, length, hidden)``."""
         memory = cast(EngramMemory, self.engram_memory[adapter_name])
-        values = memory.values(hidden, reading.rows(adapter_name, self.layer_id))
+        # A model may lie on several devices, and its stream arrives from the block before.
+        device = memory.tables.weight.device
+        values = memory.values(hidden.to(device), reading.rows(adapter_name, self.layer_id).to(device))
         if memory.kernel_size:
             normed = memory.conv_norm(values)
             past = reading.recall((adapter_name, self.layer_id), memory.reach, normed)
             same_text = reading.same_text(memory.kernel_size, memory.dilation)
-            values = values + F.silu(memory.convolve(normed, past, same_text))
-        return values.to(hidden.dtype)
+            values = values + F.silu(memory.convolve(normed, past, same_text.to(device)))
+        return values.to(hidden)
 
     def __getattr__(self, name: str) -> Any:
         # Models read attributes of their own blocks, such as the kind of attention.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
-from transformers import DynamicCache
 
 from tinyengram.memory.cache import EngramCacheLayer
 from tinyengram.memory.compression import compress_vocabulary
@@ -43,6 +45,8 @@ class EngramIndex(nn.Module):
         super().__init__()
         self.memory, self.max_ngram_size, self.which_rows = config.memory, config.max_ngram_size, config.rows
         stored = config.fingerprint
+        if stored is not None:
+            _check_fingerprint(stored, config)
         compression = None
         if config.tokenizer_name_or_path is not None:
             compression = (
@@ -152,7 +156,8 @@ class EngramModel(BaseTuner):
     """Puts Engram memories before the blocks of a decoder-only language model.
 
     The decoder's pre-forward hook sees the token ids, works out which tokens belong to one text, and leaves both for
-    the wrapped blocks; a hook behind it clears them. What must outlive a call rides on the key-value cache. Use it
+    the wrapped blocks; a hook behind it clears them. What must outlive a call rides on the key-value cache, also on
+    one that the decoder makes itself. Use it
     through ``peft.get_peft_model(model, EngramConfig(...))``.
     """
 
@@ -183,10 +188,11 @@ class EngramModel(BaseTuner):
             index = EngramIndex(peft_config, base["vocab_size"], pad_token_id)
         peft_config.current_fingerprint = {"base": base, **index.describe()}
         peft_config.target_modules = {f"{blocks_name}.{layer}" for layer in peft_config.layer_ids}
-        if not hasattr(self, "engram_index"):
+        if "engram_index" not in self._modules:  # `hasattr` would ask the wrapped model too.
+            decoder = model.get_submodule(decoder_name)
+            _unload_former_memory(model, decoder)
             self.engram_index = nn.ModuleDict()
             self._slot = ReadingSlot()
-            decoder = model.get_submodule(decoder_name)
             self._hooks = [
                 decoder.register_forward_pre_hook(self._begin_reading, with_kwargs=True),
                 decoder.register_forward_hook(self._end_reading, always_call=True),
@@ -241,16 +247,30 @@ class EngramModel(BaseTuner):
             hook.remove()
         return super()._unload_and_optionally_merge(merge=merge, **kwargs)
 
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        if kwargs.get("adapter_names") is not None:
+            raise ValueError(
+                "Engram does not mix adapters within a batch (adapter_names); group the rows by adapter and use "
+                "set_adapter(), or disable_adapter() for the base."
+            )
+        yield
+
     def delete_adapter(self, adapter_name: str) -> None:
         super().delete_adapter(adapter_name)
         del self.engram_index[adapter_name]
 
     # --- reading -------------------------------------------------------------------------------------------------
 
-    def _begin_reading(self, decoder: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict] | None:
-        """Note what is about to be read; give a cache to a call that would make its own."""
+    def _begin_reading(self, decoder: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Note what is about to be read."""
         given = self._signature.bind_partial(*args, **kwargs).arguments
         given |= given.get("kwargs", {})
+        if given.get("cache") is not None and self._is_active():
+            raise ValueError(
+                "Engram cannot be run by continuous batching (generate_batch): what a memory must remember has no "
+                "place on its cache. Use generate(), or disable_adapter() to run the base."
+            )
         ids = given.get("input_ids")
         if ids is None:
             if self._is_active():
@@ -258,18 +278,22 @@ class EngramModel(BaseTuner):
                     "Engram reads token ids, but the model was called with inputs_embeds alone. Pass input_ids, or use "
                     "disable_adapter() to run the base."
                 )
-            return None
+            return
         cache = given.get("past_key_values")
-        changed = None
-        if cache is None and self._would_make_cache(decoder, given):
-            cache = DynamicCache(config=decoder.config)
-            changed = (args, {**kwargs, "past_key_values": cache})
-        state = None if cache is None else EngramCacheLayer.on(cache, self._n_blocks)
-        self._slot.reading = self._reading(ids, given, cache, state)
-        return changed
+        if cache is not None:
+            state = EngramCacheLayer.on(cache, self._n_blocks)
+            if int(cache.get_seq_length()) != state.length and not self._is_active():
+                cache.layers.remove(state)  # A cache that was filled elsewhere, read on by the base alone.
+                return
+        else:
+            state = EngramCacheLayer()  # For the cache that the decoder may make.
+        self._slot.put(self._reading(ids, given, cache, state))
 
-    def _end_reading(self, *_: Any) -> None:
-        self._slot.reading = None
+    def _end_reading(self, decoder: Any, args: tuple, output: Any) -> None:
+        reading = self._slot.take()
+        cache = getattr(output, "past_key_values", None)
+        if reading is not None and cache is not None and reading.state not in cache.layers:
+            reading.state.join(cache)
 
     def _is_active(self) -> bool:
         return any(
@@ -277,20 +301,12 @@ class EngramModel(BaseTuner):
             for module in self.model.modules()
         )
 
-    @staticmethod
-    def _would_make_cache(decoder: Any, given: dict[str, Any]) -> bool:
-        use_cache = given.get("use_cache")
-        if use_cache is None:
-            use_cache = getattr(decoder.config, "use_cache", False)
-        # In training a cache is of no use, and gradient checkpointing forbids it.
-        return bool(use_cache) and not decoder.training
-
-    def _reading(self, ids: torch.Tensor, given: dict[str, Any], cache: Any, state: EngramCacheLayer | None) -> Reading:
+    def _reading(self, ids: torch.Tensor, given: dict[str, Any], cache: Any, state: EngramCacheLayer) -> Reading:
         ids = ids.reshape(-1, ids.shape[-1])
         batch, length = ids.shape
-        past = 0 if state is None else state.length
+        past = state.length
         seen = state if past else None
-        if state is not None and int(cache.get_seq_length()) != past:
+        if cache is not None and int(cache.get_seq_length()) != past:
             raise ValueError(
                 f"The key-value cache holds {int(cache.get_seq_length())} tokens but the memory saw {past} of them: "
                 "it was filled without this model. Read the prompt again with a fresh cache."
@@ -310,15 +326,14 @@ class EngramModel(BaseTuner):
             None if seen is None else seen.texts,
             None if seen is None else seen.positions,
         )
-        reach = max((_reach(self.peft_config[name]) for name in self.engram_index), default=0)
+        reach = max([0, *(_reach(self.peft_config[name]) for name in self.engram_index)])
         before = ids.new_zeros(batch, reach)
         timeline, timeline_texts = [before, ids], [before, texts]
         if seen is not None:
             kept = min(past, reach)
             timeline = [before[:, kept:], seen.tokens[:, past - kept :], ids]
             timeline_texts = [before[:, kept:], seen.texts[:, past - kept :], texts]
-        if state is not None:
-            state.extend(ids, texts, positions)
+        state.extend(ids, texts, positions)
         return Reading(
             tokens=torch.cat(timeline, dim=1),
             texts=torch.cat(timeline_texts, dim=1),
@@ -353,24 +368,23 @@ class EngramModel(BaseTuner):
         plain = {cls._remove_adapter_name_from_key(key, adapter_name): tensor for key, tensor in saved.items()}
         index_key = next(key for key in saved if f"engram_index.{adapter_name}." in key)
         container = index_key.split(f"engram_index.{adapter_name}.")[0]
-        saved[f"{container}engram_index.{adapter_name}.checksum"] = _checksum(plain)
+        plain |= _modules_saved_whole(state_dict, adapter_name)
+        saved[f"{container}engram_index.{adapter_name}.checksum"] = _checksum(plain, config)
         return saved
 
     @classmethod
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: EngramConfig, adapter_name: str, state_dict: dict[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
-        """Check an adapter whole before a weight is used, then put its tables back to full size."""
+        """Check an adapter whole before a weight is used, and put its tables back to full size."""
         ours = {key: value for key, value in state_dict.items() if ".engram_memory." in key or "engram_index." in key}
         checksum = [key for key in ours if key.endswith(_CHECKSUM)]
         if not checksum:
             raise ValueError("The adapter file holds no Engram checksum: it is damaged, or not an Engram adapter.")
         stated = ours.pop(checksum[0])
-        if not torch.equal(stated.cpu(), _checksum(ours)):
-            raise ValueError(
-                "The adapter file is damaged: its checksum is not that of its tensors. Fetch or save it again; nothing "
-                "was loaded."
-            )
+        intact = torch.equal(
+            stated.cpu(), _checksum({**ours, **_modules_saved_whole(state_dict, adapter_name)}, config)
+        )
         wanted = {
             cls._remove_adapter_name_from_key(key, adapter_name): (key, tensor)
             for key, tensor in model.state_dict().items()
@@ -382,7 +396,7 @@ class EngramModel(BaseTuner):
             rows, values = full.pop(key), full.pop(name + _VALUES)
             if name in wanted:
                 like = wanted[name][1]
-                if values.shape[1:] != like.shape[1:] or (len(rows) and int(rows.max()) >= len(like)):
+                if values.shape[1:] != like.shape[1:] or not bool(((rows >= 0) & (rows < len(like))).all()):
                     raise ValueError(f"{name} was saved for another size of table; {_CHANGED}")
                 full[name] = values.new_zeros(like.shape).index_copy(0, rows.to(values.device), values)
         missing, unexpected = sorted(wanted.keys() - full.keys()), sorted(full.keys() - wanted.keys())
@@ -398,6 +412,8 @@ class EngramModel(BaseTuner):
                 full[name].cpu(), like.cpu()
             ):
                 raise ValueError(f"{name} is not what the options give (seed, layers or sizes); {_CHANGED}")
+        if not intact:
+            raise ValueError(f"The adapter's checksum is not that of its tensors and options; {_CHANGED}")
         loaded = {wanted[name][0]: tensor for name, tensor in full.items()}
         return {
             **{key: value for key, value in state_dict.items() if key not in ours and key not in checksum},
@@ -405,17 +421,50 @@ class EngramModel(BaseTuner):
         }
 
 
-_CHANGED = "adapter_config.json was changed after saving, or belongs to another adapter. Nothing was loaded."
+_CHANGED = (
+    "a file is damaged, or adapter_config.json was changed after saving or belongs to another adapter. Fetch or save "
+    "it again; nothing was loaded."
+)
 
 
-def _checksum(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-    """sha256 over names, types, shapes and bytes, as uint8 ``(32,)``."""
-    digest = hashlib.sha256()
+def _modules_saved_whole(state_dict: dict[str, torch.Tensor], adapter_name: str) -> dict[str, torch.Tensor]:
+    """Weights of an adapter's ``modules_to_save``, by names without the adapter's."""
+    part = f".modules_to_save.{adapter_name}."
+    return {key.replace(part, "."): tensor for key, tensor in state_dict.items() if part in key}
+
+
+def _checksum(tensors: dict[str, torch.Tensor], config: EngramConfig) -> torch.Tensor:
+    """sha256 over options, names, types, shapes and bytes, as uint8 ``(32,)``."""
+    digest = hashlib.sha256(config.identity().encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)
+
+
+def _check_fingerprint(stored: dict[str, Any], config: EngramConfig) -> None:
+    """Refuse a stored fingerprint that lacks what the options need."""
+    wanted = {"base", "compressed_vocab_size"}
+    wanted |= {"map_size"} if config.tokenizer_name_or_path is not None else set()
+    wanted |= {"n_ngrams", "ngram_orders"} if config.memory == "exact" else set()
+    if missing := sorted(wanted - stored.keys()):
+        raise ValueError(f"The fingerprint lacks {missing}; {_CHANGED}")
+
+
+def _unload_former_memory(model: Any, decoder: nn.Module) -> None:
+    """Free a base from the memory of an earlier PeftModel, as when seeds are tried one after the other on one base."""
+    if any(isinstance(module, EngramModel) for module in model.modules()):
+        raise ValueError("The model carries an Engram memory already; add another with add_adapter(name, config).")
+    for hook in list(decoder._forward_pre_hooks.values()):
+        former = getattr(hook, "__self__", None)
+        if isinstance(former, EngramModel):
+            warnings.warn("The base carries the Engram memory of another PeftModel, which is taken off.", stacklevel=2)
+            for handle in former._hooks:
+                handle.remove()
+            for name, module in list(model.named_modules()):
+                if isinstance(module, EngramLayer):
+                    model.set_submodule(name, module.base_layer)
 
 
 def _find_blocks(model: Any) -> tuple[str, str]:
@@ -424,6 +473,8 @@ def _find_blocks(model: Any) -> tuple[str, str]:
     Raises:
         ValueError: No list of blocks is found.
     """
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ValueError(f"{type(model).__name__} has an encoder; Engram needs a decoder-only language model.")
     config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
     depth = getattr(config, "num_hidden_layers", None)
     lists = [
@@ -502,10 +553,12 @@ def _what_mask_says(
     if mask.dim() == 2:
         return mask[:, past : past + length].bool().expand(batch, length), None
     allowed = mask if mask.dtype == torch.bool else mask == 0
-    allowed = allowed[:, 0, :, : past + length]
+    allowed = allowed[:, 0]
+    # The mask of a sliding window leaves out the columns of tokens that have fallen out of it.
+    newest = past - max(0, past + length - mask.shape[-1])
     query = torch.arange(length, device=device)
-    itself = allowed[:, query, past + query]
-    previous = allowed[:, query, (past + query - 1).clamp(min=0)]
+    itself = allowed[:, query, newest + query]
+    previous = allowed[:, query, (newest + query - 1).clamp(min=0)]
     if not past:
         previous = previous & (query > 0)
     return itself.expand(batch, length), previous.expand(batch, length)

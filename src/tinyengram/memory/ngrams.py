@@ -214,7 +214,7 @@ def collect_ngrams(
         The known n-grams, ready for ``EngramConfig(memory="exact", ngrams=…)``.
 
     Raises:
-        ValueError: No n-gram is left, or an argument is out of range.
+        ValueError: No n-gram is left, an argument is out of range, or ids and masks do not fit each other.
 
     Example:
         >>> known = collect_ngrams([[5, 6, 7, 8]], [[False, False, False, True]], orders=(2, 3))
@@ -226,6 +226,8 @@ def collect_ngrams(
         raise ValueError(f"orders={orders!r}: give at least one n-gram order from 1 on.")
     if min_count < 1 or (max_ngrams is not None and max_ngrams < 1):
         raise ValueError(f"min_count={min_count} and max_ngrams={max_ngrams} must be at least 1.")
+    if pad_token_id < 0:
+        raise ValueError(f"pad_token_id={pad_token_id} is no token; give the memory's own.")
     lookup = None if compression is None else compression.numpy()
     pad = pad_token_id if lookup is None else int(lookup[pad_token_id])
     width = orders[-1]
@@ -271,9 +273,13 @@ def _windows(
     lookup: np.ndarray | None,
 ) -> Iterator[np.ndarray]:
     """For each text int64 windows ``(n, width)``, newest id first, at the positions that predict the loss."""
-    masks: Iterator[Sequence[bool] | None] = iter(lambda: None, 0) if loss_mask is None else iter(loss_mask)
-    for text, mask in zip(ids, masks, strict=False):
+    pairs = ((text, None) for text in ids) if loss_mask is None else zip(ids, loss_mask, strict=True)
+    for text, mask in pairs:
         tokens = np.asarray(text, dtype=np.int64)
+        if not len(tokens):
+            continue
+        if tokens.min() < 0:
+            raise ValueError(f"A text holds the id {tokens.min()}: give token ids, not labels, in which some are -100.")
         if lookup is not None:
             tokens = lookup[tokens]
         padded = np.concatenate([np.full(width - 1, pad, dtype=np.int64), tokens])
@@ -281,8 +287,11 @@ def _windows(
         if mask is not None:
             if len(mask) != len(tokens):
                 raise ValueError(f"A text of {len(tokens)} tokens has a loss mask of {len(mask)}; they must be equal.")
+            counts = np.asarray(mask)
+            if counts.dtype != bool and not np.isin(counts, (0, 1)).all():
+                raise ValueError("A loss mask holds True and False (or 1 and 0); of labels give `label != -100`.")
             # The position before a token of the loss is the one that predicts it.
-            windows = windows[:-1][np.asarray(mask, dtype=bool)[1:]]
+            windows = windows[:-1][counts[1:].astype(bool)]
         yield windows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -10,11 +11,28 @@ import torch
 from tinyengram.memory.cache import EngramCacheLayer
 
 
-@dataclass
 class ReadingSlot:
-    """The place where a model leaves its current :class:`Reading` for its layers; empty between forward passes."""
+    """The place where a model leaves its current :class:`Reading` for its layers; empty between forward passes.
 
-    reading: Reading | None = None
+    Each thread has its own, so that several can run one model at a time. (A ``threading.local`` would do, but compiled
+    code does not see what it holds.)
+    """
+
+    def __init__(self) -> None:
+        self._of_thread: dict[int, Reading] = {}
+
+    @property
+    def reading(self) -> Reading | None:
+        """What this thread's forward pass reads."""
+        return self._of_thread.get(threading.get_ident())
+
+    def put(self, reading: Reading) -> None:
+        """Begin a forward pass."""
+        self._of_thread[threading.get_ident()] = reading
+
+    def take(self) -> Reading | None:
+        """End it."""
+        return self._of_thread.pop(threading.get_ident(), None)
 
 
 @dataclass
@@ -26,14 +44,14 @@ class Reading:
         texts: int64 ``(batch, past + length)``; tokens with equal numbers belong to one text, 0 is no text.
         length: Tokens being read now.
         rows_of: Finds the table rows for (adapter, layer id, reading).
-        state: What rides on the key-value cache, or None without one.
+        state: What rides on the key-value cache, if there is one.
     """
 
     tokens: torch.Tensor
     texts: torch.Tensor
     length: int
     rows_of: Callable[[str, int, Reading], torch.Tensor]
-    state: EngramCacheLayer | None = None
+    state: EngramCacheLayer
     _memo: dict[tuple, torch.Tensor] = field(default_factory=dict)
 
     def rows(self, adapter_name: str, layer_id: int) -> torch.Tensor:
@@ -57,7 +75,11 @@ class Reading:
         Returns:
             int64 ``(batch, length, width)``.
         """
-        ids = self.tokens if compression is None else compression[self.tokens].long()
+        ids = self.tokens
+        if compression is not None:
+            # Tokens that were added to the base later have no canonical id.
+            known = ids < len(compression)
+            ids = torch.where(known, compression[ids.where(known, 0)].long(), pad)
         same_text = self.same_text(width, 1)
         columns = [torch.where(same_text[..., back], self._back(ids, back), pad) for back in range(width)]
         return torch.stack(columns, dim=-1)
@@ -69,8 +91,6 @@ class Reading:
 
     def recall(self, key: tuple[str, int], reach: int, newest: torch.Tensor) -> torch.Tensor:
         """What a convolution read ``reach`` positions before, ``(batch, reach, hidden)``; remembers ``newest``."""
-        if self.state is None:
-            return newest.new_zeros(newest.shape[0], reach, newest.shape[2])
         past = self.state.recall(key, reach, newest)
         self.state.remember(key, newest.detach())
         return past

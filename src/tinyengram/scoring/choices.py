@@ -208,7 +208,9 @@ class _Reader:
             place = torch.arange(past + width)
             end = past + (torch.full_like(branch.empty, width) if lengths is None else lengths)
             attended = (place >= branch.empty.unsqueeze(1)) & (place < end.unsqueeze(1))
-            options["position_ids"] = (place[past:] - branch.empty.unsqueeze(1)).to(self._device)
+            # Padding repeats the last position: none goes beyond what the model was made for.
+            position = torch.minimum(place[past:], end.unsqueeze(1) - 1) - branch.empty.unsqueeze(1)
+            options["position_ids"] = position.to(self._device)
             if not attended.all():
                 options["attention_mask"] = attended.long().to(self._device)
         logits = self._model(

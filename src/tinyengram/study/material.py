@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinyengram.study.plan import Study
@@ -37,7 +38,7 @@ def prepare(study: Study) -> Material:
     """Load what every arm shares and account for every row."""
     from tinyengram.tasks.chat import encode_all
     from tinyengram.tasks.choice_sets import load_choice_set
-    from tinyengram.tasks.general_text import general_texts
+    from tinyengram.tasks.general_text import load_texts
     from tinyengram.tasks.questions import load_truthfulqa
     from tinyengram.tasks.tool_calls import load_tool_calls
 
@@ -66,8 +67,8 @@ def prepare(study: Study) -> Material:
     questions = load_truthfulqa(study.truthfulqa.name, limit=study.truthfulqa.limit)
     train = encoded["train"].examples[: study.data.train_limit]
     held_out = encoded["eval"].examples[: study.data.eval_limit]
-    choice_sets = {one.name: load_choice_set(one.name, limit=one.limit) for one in study.accuracy}
-    texts = general_texts(study.drift.texts) if study.drift is not None else None
+    choice_sets = {Path(one.name).stem: load_choice_set(one.name, limit=one.limit) for one in study.accuracy}
+    texts = load_texts(study.drift.name, limit=study.drift.texts) if study.drift is not None else None
     account = DataAccount(
         train_examples=len(train),
         eval_examples=len(held_out),

