@@ -35,7 +35,7 @@ def loss_figure(results: Results) -> Any:
         )
     matched = [row for row in results.measurements if row.role in ("matched", "matched reference")]
     figure.add_trace(_rings([row.step for row in matched], [_loss(results, row) for row in matched], matched, results))
-    _style(figure, "Optimizer step", f"Eval loss on the {_named(loss_on)}, nats per token")
+    _style(figure, "Optimizer step", f"Eval loss on the {_named(loss_on)}, nats")
     figure.update_yaxes(type="log", dtick="D1" if _narrow(results) else "D2", tickformat=".2~f")
     return figure
 
@@ -81,8 +81,8 @@ def retention_figure(results: Results, prompt: PromptName) -> Any:
     )
     _style(
         figure,
-        f"Eval loss on the {_named(results.study.loss_on)}, nats per token (further right: learned more)",
-        "TruthfulQA MC2 (bars: 95% interval against the base)",
+        f"Eval loss on the {_named(results.study.loss_on)}, nats (to the right: lower)",
+        "MC2 (bars: 95% interval)",
     )
     figure.update_xaxes(type="log", autorange="reversed", dtick="D2", tickformat=".2~f")
     return figure

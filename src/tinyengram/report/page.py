@@ -37,7 +37,7 @@ def render_page(results: Results) -> str:
             *(
                 (
                     name,
-                    f"What was learned, and what was kept: asked in the {name} prompt",
+                    f"Kept at equal loss, asked in the {name} prompt (bars: 95% interval of the change from the base)",
                     _html(figure, f"retention-{at}"),
                 )
                 for at, (name, figure) in enumerate(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tinyengram.study.results import Comparison, Measurement, Results, Retention
+from statistics import fmean
+
+from tinyengram.study.results import Comparison, Measurement, Results
 from tinyengram.study.statistics import Difference
 
 
@@ -29,30 +31,26 @@ def _compared(results: Results, comparison: Comparison) -> list[str]:
     arm, reference = comparison.arm, comparison.reference
     if not comparison.reached:
         return [f"{arm} never reached the eval loss of any checkpoint of {reference}, so the two are not compared."]
-    sentences = []
+    ours = [_one(results, arm, seed, "matched", None) for seed in comparison.reached]
+    theirs = [_one(results, reference, seed, "matched reference", arm) for seed in comparison.reached]
+    losses = [fmean(_loss(results, row) for row in rows) for rows in (ours, theirs)]
+    # The way of asking in which the arm did worst comes first.
+    verdicts = [
+        _verdict(arm, reference, name, difference)
+        for name, difference in sorted(comparison.mc2.items(), key=lambda item: item[1].mean)
+    ]
+    shifts = {
+        name: [fmean(row.retention[name].shift or 0.0 for row in rows) for rows in (ours, theirs)]
+        for name in comparison.mc2
+    }
+    worst_first = sorted(shifts, key=lambda name: -shifts[name][0])
+    moved = ", ".join(f"{shifts[name][0]:.3f} and {shifts[name][1]:.3f} in the {name} prompt" for name in worst_first)
+    sentences = [
+        f"At matched eval loss ({arm} {losses[0]:.4f}, {reference} {losses[1]:.4f}), {'; '.join(verdicts)}.",
+        f"Log-likelihoods of choices moved from the base's by, on average, {moved} (nats; {arm} and {reference}).",
+    ]
     if comparison.missed:
         sentences.append(f"{arm} did not reach {reference}'s loss with seed {_listed(comparison.missed)}.")
-    for seed in comparison.reached:
-        ours = _one(results, arm, seed, "matched", None)
-        theirs = _one(results, reference, seed, "matched reference", arm)
-        sentences.append(
-            f"With seed {seed}, {arm} reached an eval loss of {_loss(results, ours):.4f} at step {ours.step}, "
-            f"{reference} {_loss(results, theirs):.4f} at step {theirs.step}."
-        )
-        for name, mine in ours.retention.items():
-            other = theirs.retention[name]
-            sentences.append(
-                f"In the {name} prompt, against the base, MC2 of {reference} changed by {_judged(other)} and that of "
-                f"{arm} by {_judged(mine)}; choices' log-likelihoods moved by {other.shift:.3f} nats on average under "
-                f"{reference} and by {mine.shift:.3f} under {arm}."
-            )
-    for name, difference in comparison.mc2.items():
-        where = f"at matched loss in the {name} prompt"
-        if difference.shown:
-            verdict = f"{arm} kept {'more' if difference.mean > 0 else 'less'} of MC2 than {reference} {where}"
-        else:
-            verdict = f"No difference in MC2 between {arm} and {reference} {where} is shown"
-        sentences.append(f"{verdict}: {interval(difference)}.")
     for one_set, by_prompt in comparison.accuracy.items():
         for name, difference in by_prompt.items():
             where = f"of {one_set} in the {name} prompt"
@@ -71,10 +69,11 @@ def _compared(results: Results, comparison: Comparison) -> list[str]:
     return sentences
 
 
-def _judged(retention: Retention) -> str:
-    assert retention.delta_mc2 is not None
-    judged = "" if retention.delta_mc2.shown else ", no change shown"
-    return f"{interval(retention.delta_mc2)}{judged}"
+def _verdict(arm: str, reference: str, prompt: str, difference: Difference) -> str:
+    if not difference.shown:
+        return f"no difference in MC2 is shown in the {prompt} prompt: {interval(difference)}"
+    kept = "more" if difference.mean > 0 else "less"
+    return f"{arm} kept {kept} of MC2 than {reference} in the {prompt} prompt: {interval(difference)}"
 
 
 def _limits(results: Results) -> list[str]:
@@ -83,11 +82,11 @@ def _limits(results: Results) -> list[str]:
     compared = [one.mc2[name] for one in results.comparisons for name in one.mc2]
     if compared:
         limits.append(
-            "With so many questions and seeds, a true difference in MC2 at matched loss is shown four times out of "
-            f"five only if it is at least {100 * max(one.detectable for one in compared):.1f} points."
+            "With so many questions and seeds, a true difference in MC2 is shown four times out of five only if it "
+            f"is at least {100 * max(one.detectable for one in compared):.1f} points."
         )
         if (together := compared[0].comparisons) > 1:
-            limits.append(f"The intervals of the {together} differences from {results.study.reference} hold together.")
+            limits.append(f"The intervals of the {together} arms' differences hold together.")
     if seeds == 1:
         limits.append("This is one run per arm: intervals cover the choice of questions, not that of seeds.")
     return limits
