@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -16,6 +17,18 @@ from tinyengram.memory.reading import Reading, ReadingSlot
 _NORM_EPS = 1e-6
 # The paper's demo takes the square root of the gate's logit; below this the root's slope is cut.
 _GATE_FLOOR = 1e-6
+
+
+def _zeros(n_rows: int, width: int) -> torch.Tensor:
+    """float32 zeros ``(n_rows, width)`` on the default device; on a CPU rows take memory once they are written.
+
+    ``torch.zeros`` writes every page. The kernel's fresh pages are zero as they are, so a large table of which few
+    rows are ever trained stays as small as those.
+    """
+    if torch.get_default_device().type != "cpu" or not hasattr(mmap, "MAP_PRIVATE"):
+        return torch.zeros(n_rows, width)
+    pages = mmap.mmap(-1, 4 * n_rows * width, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(pages, dtype=torch.float32).view(n_rows, width)
 
 
 class EngramMemory(nn.Module):
@@ -45,7 +58,7 @@ class EngramMemory(nn.Module):
         self.unknown_row = n_rows - 1 if config.memory == "exact" else None
         # An nn.Embedding, so that DistributedDataParallel knows when its gradient is sparse.
         self.tables = nn.Embedding.from_pretrained(
-            torch.zeros(n_rows, config.row_width), freeze=False, padding_idx=self.unknown_row
+            _zeros(n_rows, config.row_width), freeze=False, padding_idx=self.unknown_row
         )
         self.key_proj = nn.Linear(width, hidden_size, bias=False)
         self.value_proj = nn.Linear(width, hidden_size, bias=False)

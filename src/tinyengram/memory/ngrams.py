@@ -111,8 +111,8 @@ def hashed_rows(window: torch.Tensor, multipliers: torch.Tensor, sizes: torch.Te
         mix = mix ^ (window[..., distance] * multipliers[distance])
         mixes.append(mix)
     flat = sizes.flatten()
-    rows = torch.stack(mixes, dim=-1).unsqueeze(-1) % sizes
-    return rows.flatten(-2) + (flat.cumsum(0) - flat)
+    rows = (torch.stack(mixes, dim=-1).unsqueeze(-1) % sizes).flatten(-2)
+    return rows.add_(flat.cumsum(0) - flat)
 
 
 @dataclass(frozen=True)

@@ -198,10 +198,11 @@ def _slots(state: dict[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
         is_known = known[at.clamp(max=len(known) - 1)] == rows
     if bool(is_known.all()):
         return at
-    merged, order = torch.cat([known, rows[~is_known]]).sort()
+    merged = torch.cat([known, rows[~is_known]]).sort().values
+    kept = torch.searchsorted(merged, known)
     for name in ("step", "exp_avg", "exp_avg_sq"):
-        held = state[name]
-        fresh = held.new_zeros(len(merged) - len(known), *held.shape[1:])
-        state[name] = torch.cat([held, fresh])[order]
+        held = state.pop(name)
+        state[name] = held.new_zeros(len(merged), *held.shape[1:]).index_copy_(0, kept, held)
+        del held  # One of the three stands twice in memory at a time.
     state["rows"] = merged
     return torch.searchsorted(merged, rows)
