@@ -81,7 +81,7 @@ def retention_figure(results: Results, prompt: PromptName) -> Any:
     )
     _style(
         figure,
-        f"Eval loss on the {_named(results.study.loss_on)}, nats (to the right: lower)",
+        f"Eval loss on the {_named(results.study.loss_on)}, nats",
         "MC2 (bars: 95% interval)",
     )
     figure.update_xaxes(type="log", autorange="reversed", dtick="D2", tickformat=".2~f")
