@@ -48,6 +48,12 @@ def test_one_call(text: str, parses: bool, functions: bool, right: bool) -> None
     assert verdict.refrains is ("<functioncall>" not in text)
 
 
+def test_an_argument_without_an_allowed_value_is_left_out() -> None:
+    call = ToolCall("r", "", "", "", ground_truth=({"record": {"said": ["hello"], "unsaid": []}},))
+    assert judge(call, called("record", said="hello")).right
+    assert not judge(call, called("record", said="hello", unsaid="x")).right
+
+
 def test_parallel_calls_in_any_order() -> None:
     first, second = called("f", a=1), called("g", b=[1, 2])
     assert judge(TWO, f"{first}\n{second}").right

@@ -153,7 +153,10 @@ def _arguments_fit(arguments: dict[str, Any], allowed: dict[str, list[Any]]) -> 
     if not arguments.keys() <= allowed.keys():
         return False
     return all(
-        any(_same(arguments[name], value) for value in values) if name in arguments else _OPTIONAL in values
+        # Where a row of BFCL allows no value at all, there is nothing to give.
+        any(_same(arguments[name], value) for value in values)
+        if name in arguments
+        else not values or _OPTIONAL in values
         for name, values in allowed.items()
     )
 
