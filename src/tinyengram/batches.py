@@ -51,6 +51,19 @@ def collate(examples: Sequence[EncodedExample], *, loss_on: str, pad_token_id: i
     return {"input_ids": ids, "attention_mask": attention, "labels": labels}
 
 
+def left_padded(prompts: Sequence[Sequence[int]], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts for generation, which end together: ``input_ids`` and ``attention_mask``, int64 ``(batch, longest)``."""
+    import torch
+
+    longest = max(map(len, prompts))
+    ids = torch.full((len(prompts), longest), pad_token_id)
+    attention = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+        attention[row, longest - len(prompt) :] = 1
+    return ids, attention
+
+
 def predicting_positions(labels: torch.Tensor) -> torch.Tensor:
     """Positions whose logits the loss needs in at least one row, int64 ``(n,)``: those before a label."""
     return (labels[:, 1:] != IGNORED).any(dim=0).nonzero().flatten()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
-from tinyengram.batches import IGNORED, collate, predicting_positions, takes_argument
+from tinyengram.batches import IGNORED, collate, left_padded, predicting_positions, takes_argument
 from tinyengram.tasks.chat import EncodedExample, chat_text
 
 if TYPE_CHECKING:
@@ -82,19 +82,14 @@ def answered_by_base(
     with _base_of(model), torch.inference_mode():
         for start in range(0, len(ordered), _GENERATION_BATCH):
             part = ordered[start : start + _GENERATION_BATCH]
-            longest = max(len(prompts[index]) for index in part)
-            ids = torch.full((len(part), longest), pad_token_id)
-            attention = torch.zeros_like(ids)
-            for row, index in enumerate(part):
-                ids[row, longest - len(prompts[index]) :] = torch.tensor(prompts[index])
-                attention[row, longest - len(prompts[index]) :] = 1
+            ids, attention = left_padded([prompts[index] for index in part], pad_token_id)
             written = model.generate(
                 input_ids=ids.to(device),
                 attention_mask=attention.to(device),
                 max_new_tokens=new_tokens,
                 do_sample=False,
                 pad_token_id=pad_token_id,
-            )[:, longest:].tolist()
+            )[:, ids.shape[1] :].tolist()
             ends = model.generation_config.eos_token_id
             ends = set(ends if isinstance(ends, list) else [ends])
             for row, index in enumerate(part):

@@ -29,18 +29,6 @@ QUESTIONS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TINYENGRAM_CACHE", str(tmp_path_factory.mktemp("cache")))
-        made = load_base("tiny-random-llama")
-    with torch.no_grad():
-        for name, parameter in made.model.named_parameters():
-            if "norm" not in name:
-                parameter.mul_(8)
-    return made
-
-
 @pytest.fixture(params=["base", "lora", "engram"])
 def model(request: pytest.FixtureRequest, base):
     torch.manual_seed(0)

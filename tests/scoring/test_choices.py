@@ -12,7 +12,6 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from tests.memory.tiny import stir, tiny_config
 from tinyengram.scoring.choices import ChoiceRequest, choice_log_likelihoods
 from tinyengram.scoring.truthfulqa import PRIMER, mean_absolute_shift, plain_prompt, score_truthfulqa
-from tinyengram.sources import load_base
 from tinyengram.tasks.questions import TruthfulQuestion
 
 REQUESTS = [
@@ -21,18 +20,6 @@ REQUESTS = [
     ChoiceRequest("c", "Shared start. Two?? ", ("no space before", "z")),
     ChoiceRequest("d", "Shared start. Six?", (" fine",)),
 ]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TINYENGRAM_CACHE", str(tmp_path_factory.mktemp("cache")))
-        made = load_base("tiny-random-llama")
-    with torch.no_grad():
-        for name, parameter in made.model.named_parameters():
-            if "norm" not in name:
-                parameter.mul_(8)
-    return made
 
 
 @pytest.fixture(params=["base", "lora", "engram", "gpt2"])

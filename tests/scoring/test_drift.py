@@ -24,18 +24,6 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TINYENGRAM_CACHE", str(tmp_path_factory.mktemp("cache")))
-        made = load_base("tiny-random-llama")
-    with torch.no_grad():
-        for name, parameter in made.model.named_parameters():
-            if "norm" not in name:
-                parameter.mul_(8)
-    return made
-
-
 def lora(**options) -> LoraConfig:
     return LoraConfig(**{"target_modules": "all-linear", "init_lora_weights": False, **options})
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
+from tinyengram.batches import left_padded
 from tinyengram.tasks.tool_calls import CALL_MARKER, ToolCall
 
 _PUNCTUATION = re.compile(r"[ ,./\-_*^]")
@@ -200,12 +201,7 @@ def _generate(
     order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
     for start in range(0, len(order), batch_size):
         part = order[start : start + batch_size]
-        longest = max(len(ids[index]) for index in part)
-        batch = torch.full((len(part), longest), pad)
-        attention = torch.zeros_like(batch)
-        for row, index in enumerate(part):
-            batch[row, longest - len(ids[index]) :] = torch.tensor(ids[index])
-            attention[row, longest - len(ids[index]) :] = 1
+        batch, attention = left_padded([ids[index] for index in part], pad)
         with torch.inference_mode():
             written = model.generate(
                 input_ids=batch.to(device),
@@ -214,7 +210,7 @@ def _generate(
                 do_sample=False,
                 eos_token_id=sorted(ends),
                 pad_token_id=pad,
-            )[:, longest:].tolist()
+            )[:, batch.shape[1] :].tolist()
         for row, index in enumerate(part):
             stop = next((at for at, token in enumerate(written[row]) if token in ends), len(written[row]))
             answers[index] = tokenizer.decode(written[row][:stop])
