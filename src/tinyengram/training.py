@@ -329,8 +329,12 @@ def _drop_unfinished_checkpoints(folder: Path, trajectory: Trajectory) -> None:
 def _keep_adapter_only(checkpoint: Path) -> None:
     """Drop what only a continuation of the training needs (optimizer, random state) from a checkpoint."""
     for path in checkpoint.iterdir():
-        if not path.name.startswith("adapter_"):
-            path.unlink() if path.is_file() else shutil.rmtree(path)
+        if path.name.startswith("adapter_"):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)  # Of several processes another may have been first.
 
 
 def _make_trainer(
