@@ -186,6 +186,31 @@ def test_two_processes_run_one_study(cache: Path, tmp_path: Path) -> None:
     assert all((out / row.retention["plain"].scores_file).is_file() for row in results.measurements)
 
 
+def test_several_seeds_levels_and_rates(cache: Path, tmp_path: Path) -> None:
+    study = study_with(
+        tmp_path,
+        seeds=[0, 1],
+        levels=2,
+        arms__lora={"method": "lora", "options": {"r": 4, "target_modules": "all-linear"}, "rates": [1e-5, 2e-3]},
+    )
+    run = tinyengram("compare", study, "--out", tmp_path / "out", cache=cache)
+    assert run.returncode == 0, run.stderr
+    results = Results.model_validate_json((tmp_path / "out" / "results.json").read_text())
+    # The rate under which the training loss falls is taken for both seeds, whichever comes first.
+    assert [(one.arm, one.seed, one.learning_rate) for one in results.trials] == [("lora", 0, 1e-5)]
+    assert {(one.seed, one.learning_rate) for one in results.trajectories if one.arm == "lora"} == {
+        (0, 2e-3),
+        (1, 2e-3),
+    }
+    comparison = results.comparisons[0]
+    assert comparison.reached == [0, 1] == sorted(comparison.stopped)
+    assert {one.seeds for one in (*comparison.mc2.values(), *comparison.area.values())} == {2}
+    levels = [row for row in results.measurements if row.role == "level"]
+    assert {(row.arm, row.seed) for row in levels} == {("lora", 0), ("lora", 1), ("engram", 0), ("engram", 1)}
+    assert all(row.calls is None and not row.accuracy and row.drift is not None for row in levels)
+    assert "Learning rates" in run.stdout
+
+
 def test_interrupted_it_says_how_to_continue(cache: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         command("compare", "smoke", "--out", tmp_path / "out"),

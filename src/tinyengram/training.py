@@ -11,8 +11,10 @@ import dataclasses
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -70,7 +72,10 @@ class TrainingSettings(BaseModel):
 
 
 class TrajectoryPoint(BaseModel):
-    """What was measured at one stop of a training run; losses are means over tokens, in nats."""
+    """What was measured at one stop of a training run; losses are means over tokens, in nats.
+
+    ``train_loss`` is the mean over the steps since the stop before.
+    """
 
     step: int
     tokens: int
@@ -87,6 +92,7 @@ class Trajectory(BaseModel):
     arm: str
     seed: int
     method: str
+    learning_rate: float
     trainable_parameters: int
     loss_on: Literal["whole", "answer"]
     points: list[TrajectoryPoint]
@@ -173,7 +179,7 @@ def _collect(options: dict[str, Any], base: Base, train: Sequence[EncodedExample
 def check_config(config: PeftConfig, base: Base) -> int:
     """Refuse, before anything is trained, a config that does not fit the base.
 
-    The adapter is put on a copy of the base without weights.
+    The adapter is put on a copy of the base without weights, or with them if the method needs them.
 
     Returns:
         Number of trainable parameters.
@@ -187,13 +193,19 @@ def check_config(config: PeftConfig, base: Base) -> int:
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
-        hollow = AutoModelForCausalLM.from_config(base.model.config)
+    def adapted(hollow: bool) -> int:
+        with torch.device("meta") if hollow else nullcontext():
+            model: Any = AutoModelForCausalLM.from_config(base.model.config) if hollow else copy.deepcopy(base.model)
+            model = get_peft_model(model, copy.deepcopy(config))
+        return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+    try:
         try:
-            model = get_peft_model(hollow, copy.deepcopy(config))
-        except (ValueError, TypeError, NotImplementedError) as error:
-            raise TinyEngramError(f"{type(config).__name__} does not fit the base: {error}") from error
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+            return adapted(hollow=True)
+        except NotImplementedError:  # The method looks at the base's weights.
+            return adapted(hollow=False)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise TinyEngramError(f"{type(config).__name__} does not fit the base: {error}") from error
 
 
 def eval_losses(
@@ -288,6 +300,7 @@ def train_arm(
         arm=arm,
         seed=seed,
         method=str(getattr(config.peft_type, "value", config.peft_type)).lower(),
+        learning_rate=settings.learning_rate,
         trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         loss_on=settings.loss_on,
         points=done.points if done else [],
@@ -465,7 +478,7 @@ def _make_keeper(
             self.pending: TrajectoryPoint | None = None
             self.before = trajectory.points[-1].seconds if trajectory.points else 0.0
             self.begun = time.monotonic()
-            self.loss: float | None = None
+            self.losses: list[float] = []  # Of the steps since the last stop.
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.begun = time.monotonic()
@@ -477,7 +490,7 @@ def _make_keeper(
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **_: Any) -> None:
             if logs and "loss" in logs:
-                self.loss = logs["loss"]
+                self.losses.append(logs["loss"])
                 self._tell(state, None)
 
         def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict | None = None, **_: Any) -> None:
@@ -486,7 +499,7 @@ def _make_keeper(
                 step=state.global_step,
                 tokens=int(state.num_input_tokens_seen),
                 seconds=self.before + time.monotonic() - self.begun,
-                train_loss=self.loss if state.global_step else None,
+                train_loss=fmean(self.losses) if self.losses else None,
                 eval_loss_whole=metrics["eval_loss_whole"],
                 eval_loss_answer=metrics["eval_loss_answer"],
                 checkpoint=f"checkpoint-{state.global_step}" if state.global_step else None,
@@ -494,6 +507,7 @@ def _make_keeper(
             if not state.global_step:
                 self._commit(args)
             self._tell(state, metrics["eval_loss"])
+            self.losses.clear()
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             previous = trajectory.points[-1].checkpoint if trajectory.points else None
@@ -519,7 +533,7 @@ def _make_keeper(
                     seed=trajectory.seed,
                     step=state.global_step,
                     total_steps=state.max_steps,
-                    loss=self.loss,
+                    loss=self.losses[-1] if self.losses else None,
                     tokens_per_second=(state.num_input_tokens_seen - self.first_tokens) / seconds,
                     seconds_left=(state.max_steps - state.global_step) * seconds / steps if steps else float("nan"),
                     eval_loss=eval_loss,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyengram.study.matching import match
+from tinyengram.study.matching import MatchedPair, late_train_loss
+from tinyengram.study.matching import match as match_levels
 from tinyengram.training import Trajectory, TrajectoryPoint
 
 
@@ -24,8 +25,20 @@ def trajectory(arm: str, losses: list[float], loss_on: str = "answer") -> Trajec
         for stop, loss in enumerate(losses)
     ]
     return Trajectory(
-        arm=arm, seed=0, method="x", trainable_parameters=1, loss_on=loss_on, points=points, finished=True
+        arm=arm,
+        seed=0,
+        method="x",
+        learning_rate=1e-3,
+        trainable_parameters=1,
+        loss_on=loss_on,
+        points=points,
+        finished=True,
     )
+
+
+def match(reference: Trajectory, other: Trajectory) -> MatchedPair | None:
+    """The pair at the deepest level."""
+    return next(iter(match_levels(reference, other)), None)
 
 
 def test_the_deepest_shared_level_with_the_first_checkpoint_at_or_below_it() -> None:
@@ -68,3 +81,34 @@ def test_the_pair_is_conservative_deepest_and_first(reference: list[float], othe
     assert pair.other.eval_loss_answer <= pair.level
     stop = pair.other.step // 10
     assert all(loss > pair.level for loss in other[1:stop])
+
+
+def test_several_levels_come_deepest_first_and_each_is_conservative() -> None:
+    reference, other = trajectory("lora", [5, 4, 3, 2, 1, 0.5]), trajectory("engram", [5, 3.5, 1.8, 0.9, 0.8])
+    pairs = match_levels(reference, other, levels=9)
+    assert [(pair.level, pair.reference.step, pair.other.step) for pair in pairs] == [
+        (1, 40, 30),
+        (2, 30, 20),
+        (3, 20, 20),
+        (4, 10, 10),
+    ]
+
+
+def test_fewer_levels_are_spread_and_keep_the_deepest() -> None:
+    reference, other = trajectory("lora", [9, 6, 5, 4, 3, 2, 1]), trajectory("engram", [9, 0.5])
+    assert [pair.level for pair in match_levels(reference, other, levels=3)] == [1, 3, 5]
+    assert [pair.level for pair in match_levels(reference, other, levels=2)] == [1, 4]
+
+
+def test_a_level_lies_below_the_ones_before_it() -> None:
+    pairs = match_levels(trajectory("lora", [9, 3, 4, 2, 2.5]), trajectory("engram", [9, 0.5]), levels=9)
+    assert [pair.level for pair in pairs] == [2, 3]
+
+
+def test_learning_rates_are_judged_by_the_second_half_of_training() -> None:
+    run = trajectory("lora", [9, 1, 2, 3, 4])
+    for point, loss in zip(run.points[1:], [9.0, 9.0, 0.5, 0.7], strict=True):
+        point.train_loss = loss
+    assert late_train_loss(run) == 0.6
+    run.points[-1].train_loss = float("nan")
+    assert late_train_loss(run) == float("inf")

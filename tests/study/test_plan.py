@@ -31,7 +31,7 @@ def write(tmp_path: Path, **changes: Any) -> str:
     return str(file)
 
 
-@pytest.mark.parametrize("name", ["quick", "original", "smoke"])
+@pytest.mark.parametrize("name", ["quick", "original", "smoke", "evidence"])
 def test_every_preset_is_a_study(name: str) -> None:
     study = load_study(name)
     assert study.name == name
@@ -73,6 +73,9 @@ def test_the_original_preset_is_the_published_experiment() -> None:
         ({"training__epochs": 2}, "exactly one of max_steps and epochs"),
         ({"arms__engram__training__loss_on": "whole"}, "same loss"),
         ({"name": "../x"}, "name"),
+        ({"levels": 0}, "levels.*0"),
+        ({"arms__lora__rates": [1e-3]}, "arms.lora gives both rates and training.learning_rate"),
+        ({"arms__lora__rates": [-1.0]}, "arms.lora.rates.0.*-1.0"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, changes: dict, message: str) -> None:

@@ -36,9 +36,10 @@ class EngramMemory(nn.Module):
 
     ``e`` = the rows that were found, side by side; ``v = alpha W_V e`` with the gate ``alpha = sigmoid(f(g))``,
     ``g = <RMSNorm(W_K e), RMSNorm(h)> / sqrt(d)`` and ``f(g) = sign(g) sqrt(max(|g|, 1e-6))``; with ``gate="hard"``
-    ``alpha = min(1, max(0, g / 6 + 1/2))``, which is exactly 0 where ``g <= -3``. The output, which is added to the
-    residual stream, is ``v + SiLU(DWConv(RMSNorm(v)))``. No projection has a bias, so rows of zeros and a shut gate
-    give an output of exactly zero.
+    ``alpha = min(1, max(0, g / 6 + 1/2))``, which is exactly 0 where ``g <= -3`` and learns by the slope of the other
+    gate (a straight-through estimator, arXiv 1308.3432). The output, which is added to the residual stream, is
+    ``v + SiLU(DWConv(RMSNorm(v)))``. No projection has a bias, so rows of zeros and a shut gate give an output of
+    exactly zero.
 
     Args:
         config: The memory's options.
@@ -96,10 +97,10 @@ class EngramMemory(nn.Module):
         key = self.key_norm(self.key_proj(found))
         query = self.query_norm(hidden.to(self.tables.weight.dtype))
         logit = (key * query).sum(-1, keepdim=True) * hidden.shape[-1] ** -0.5
+        gate = torch.sigmoid(logit.sign() * logit.abs().clamp_min(_GATE_FLOOR).sqrt())
         if self.gate == "hard":
-            gate = F.hardsigmoid(logit)
-        else:
-            gate = torch.sigmoid(logit.sign() * logit.abs().clamp_min(_GATE_FLOOR).sqrt())
+            # Straight through: a gate that is wide open or shut must still be able to move.
+            gate = F.hardsigmoid(logit).detach() + (gate - gate.detach())
         return gate * self.value_proj(found)
 
     def values(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

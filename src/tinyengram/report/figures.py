@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from tinyengram.study.frontier import unbeaten
 from tinyengram.study.matching import eval_loss
 from tinyengram.study.plan import PromptName
 from tinyengram.study.results import Measurement, Results
 
 # Okabe and Ito's palette: told apart with any kind of colour vision.
 _COLOURS = ("#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
+_DASHES = ("solid", "dash", "dot")
 _BASE_COLOUR = "#8A8F98"
 _TEXT_COLOUR = "#80858E"
 _GRID_COLOUR = "rgba(128, 133, 142, 0.22)"
@@ -26,22 +28,24 @@ def loss_figure(results: Results) -> Any:
             go.Scatter(
                 x=[point.step for point in trajectory.points],
                 y=[eval_loss(point, loss_on) for point in trajectory.points],
-                name=_label(results, trajectory.arm, trajectory.seed),
-                legendgroup=trajectory.arm,
+                **_named(results, trajectory.arm, trajectory.seed),
                 mode="lines+markers",
-                line={"color": _colour(results, trajectory.arm), "width": 2.5},
+                line={**_line(results, trajectory.arm), "width": 2.5},
                 hovertemplate="step %{x}: %{y:.4f}<extra>%{fullData.name}</extra>",
             )
         )
     matched = [row for row in results.measurements if row.role in ("matched", "matched reference")]
     figure.add_trace(_rings([row.step for row in matched], [_loss(results, row) for row in matched], matched, results))
-    _style(figure, "Optimizer step", f"Eval loss on the {_named(loss_on)}, nats")
+    _style(figure, "Optimizer step", f"Eval loss on the {_loss_name(loss_on)}, nats")
     figure.update_yaxes(type="log", dtick="D1" if _narrow(results) else "D2", tickformat=".2~f")
     return figure
 
 
 def retention_figure(results: Results, prompt: PromptName) -> Any:
-    """MC2 asked in one way against eval loss: learned more to the right, kept more upwards; bars are 95% intervals."""
+    """MC2 asked in one way against eval loss: learned more to the right, kept more upwards.
+
+    With one seed bars are 95% intervals over questions. The grey line joins the checkpoints that no other arm beats.
+    """
     import plotly.graph_objects as go
 
     figure = go.Figure()
@@ -50,6 +54,19 @@ def retention_figure(results: Results, prompt: PromptName) -> Any:
     arms: dict[tuple[str, int | None], dict[int, Measurement]] = {}
     for row in results.measurements:
         arms.setdefault((row.arm, row.seed), {})[row.step] = row
+    reached = [(_loss(results, row), row.retention[prompt].mc2) for rows in arms.values() for row in rows.values()]
+    edge = [reached[index] for index in unbeaten(reached)]
+    figure.add_trace(
+        go.Scatter(
+            x=[loss for loss, _ in edge],
+            y=[mc2 for _, mc2 in edge],
+            name="not beaten",
+            mode="lines",
+            line={"color": _BASE_COLOUR, "width": 7, "shape": "hv"},
+            opacity=0.3,
+            hoverinfo="skip",
+        )
+    )
     for (arm, seed), by_step in arms.items():
         rows = [by_step[step] for step in sorted(by_step)]
         deltas = [row.retention[prompt].delta_mc2 for row in rows]
@@ -57,10 +74,14 @@ def retention_figure(results: Results, prompt: PromptName) -> Any:
             go.Scatter(
                 x=[_loss(results, row) for row in rows],
                 y=[row.retention[prompt].mc2 for row in rows],
-                name=results.study.base.name if seed is None else _label(results, arm, seed),
+                **({"name": results.study.base.name} if seed is None else _named(results, arm, seed)),
                 mode="markers+lines" if seed is not None else "markers",
-                marker={"color": _colour(results, arm), "size": 11, "symbol": "diamond" if seed is None else "circle"},
-                line={"color": _colour(results, arm), "width": 1.5, "dash": "dot"},
+                marker={
+                    "color": _line(results, arm)["color"],
+                    "size": 11,
+                    "symbol": "diamond" if seed is None else "circle",
+                },
+                line={**_line(results, arm), "width": 1.5},
                 error_y={
                     "type": "data",
                     "symmetric": False,
@@ -68,6 +89,7 @@ def retention_figure(results: Results, prompt: PromptName) -> Any:
                     "arrayminus": [delta.mean - delta.low if delta else 0 for delta in deltas],
                     "thickness": 1.5,
                     "width": 6,
+                    "visible": len(results.study.seeds) == 1,
                 },
                 customdata=[row.step for row in rows],
                 hovertemplate="step %{customdata}: loss %{x:.4f}, MC2 %{y:.4f}<extra>%{fullData.name}</extra>",
@@ -81,11 +103,75 @@ def retention_figure(results: Results, prompt: PromptName) -> Any:
     )
     _style(
         figure,
-        f"Eval loss on the {_named(results.study.loss_on)}, nats",
-        "MC2 (bars: 95% interval)",
+        f"Eval loss on the {_loss_name(results.study.loss_on)}, nats",
+        "MC2 (bars: 95% interval)" if len(results.study.seeds) == 1 else "MC2",
     )
     figure.update_xaxes(type="log", autorange="reversed", dtick="D2", tickformat=".2~f")
     return figure
+
+
+def difference_figure(results: Results) -> Any:
+    """What each arm kept of MC2 more than the reference at matched loss, in points, for each way of asking."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    compared = [one for one in results.comparisons if one.reached]
+    for at, prompt in enumerate(results.study.truthfulqa.prompts):
+        differences = [one.mc2[prompt] for one in compared]
+        figure.add_trace(
+            go.Scatter(
+                x=[100 * one.mean for one in differences],
+                y=[one.arm for one in compared],
+                name=f"{prompt} prompt",
+                mode="markers",
+                marker={"color": _COLOURS[at], "size": 10},
+                error_x={
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [100 * (one.high - one.mean) for one in differences],
+                    "arrayminus": [100 * (one.mean - one.low) for one in differences],
+                    "thickness": 1.5,
+                    "width": 4,
+                },
+                hovertemplate="%{x:+.1f} points<extra>%{y}, %{fullData.name}</extra>",
+            )
+        )
+    figure.add_vline(x=0, line={"color": _BASE_COLOUR, "dash": "dot", "width": 1.5})
+    _style(figure, f"MC2 kept more than {results.study.reference}, points (bars: 95% interval)", "")
+    _by_arm(figure, len(compared))
+    return figure
+
+
+def shift_figure(results: Results) -> Any:
+    """How far each arm moved log-likelihoods of choices from the base's at matched loss, every seed."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    arms = list(results.study.arms)
+    matched = [row for row in results.measurements if row.role in ("matched", "matched reference")]
+    matched = list({(row.arm, row.seed, row.step): row for row in matched}.values())
+    for at, prompt in enumerate(results.study.truthfulqa.prompts):
+        figure.add_trace(
+            go.Scatter(
+                x=[row.retention[prompt].shift for row in matched],
+                y=[row.arm for row in matched],
+                name=f"{prompt} prompt",
+                mode="markers",
+                marker={"color": _COLOURS[at], "size": 10, "opacity": 0.75},
+                hovertemplate="%{x:.3f} nats<extra>%{y}, %{fullData.name}</extra>",
+            )
+        )
+    _style(figure, "Mean absolute shift of a choice's log-likelihood, nats", "")
+    figure.update_xaxes(type="log", dtick=1)
+    _by_arm(figure, len(arms))
+    figure.update_yaxes(categoryorder="array", categoryarray=arms)
+    return figure
+
+
+def _by_arm(figure: Any, arms: int) -> None:
+    """Arms from top to bottom, with room for each."""
+    figure.update_yaxes(autorange="reversed", automargin=True)
+    figure.update_layout(height=160 + 34 * arms)
 
 
 def _rings(x: list[float], y: list[float], rows: list[Measurement], results: Results) -> Any:
@@ -100,27 +186,32 @@ def _rings(x: list[float], y: list[float], rows: list[Measurement], results: Res
         marker={
             "size": 22,
             "color": "rgba(0, 0, 0, 0)",
-            "line": {"width": 2.5, "color": [_colour(results, row.arm) for row in rows]},
+            "line": {"width": 2.5, "color": [_line(results, row.arm)["color"] for row in rows]},
         },
         hoverinfo="skip",
     )
 
 
-def _colour(results: Results, arm: str) -> str:
+def _line(results: Results, arm: str) -> dict[str, str]:
+    """An arm's colour, and once those are used up its dashes."""
     if arm == "base":
-        return _BASE_COLOUR
-    return _COLOURS[list(results.study.arms).index(arm) % len(_COLOURS)]
+        return {"color": _BASE_COLOUR, "dash": "solid"}
+    index = list(results.study.arms).index(arm)
+    return {"color": _COLOURS[index % len(_COLOURS)], "dash": _DASHES[index // len(_COLOURS) % len(_DASHES)]}
 
 
-def _label(results: Results, arm: str, seed: int | None) -> str:
-    return arm if len(results.study.seeds) == 1 else f"{arm}, seed {seed}"
+def _named(results: Results, arm: str, seed: int | None) -> dict[str, Any]:
+    """Name of a run, which is shown or hidden with the arm's others; the legend names the first."""
+    several = len(results.study.seeds) > 1
+    first = seed == results.study.seeds[0]
+    return {"name": arm if first else f"{arm}, seed {seed}", "legendgroup": arm, "showlegend": first or not several}
 
 
 def _loss(results: Results, row: Measurement) -> float:
     return row.eval_loss_whole if results.study.loss_on == "whole" else row.eval_loss_answer
 
 
-def _named(loss_on: str) -> str:
+def _loss_name(loss_on: str) -> str:
     return "whole text" if loss_on == "whole" else "answer"
 
 

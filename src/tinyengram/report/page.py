@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.resources import files
 from typing import Any
 
-from tinyengram.report.figures import loss_figure, retention_figure
+from tinyengram.report.figures import difference_figure, loss_figure, retention_figure, shift_figure
 from tinyengram.report.table import HEADINGS, further_tables, table_rows
 from tinyengram.study.results import Results
 
-_NUMERIC_FROM = 1
+# From so many rows on the first table is folded up and the comparison of the arms leads.
+_LONG_TABLE = 30
 
 
 def render_page(results: Results) -> str:
@@ -26,29 +28,34 @@ def render_page(results: Results) -> str:
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("tinyengram.report").joinpath("page.html").read_text())
+    rows = table_rows(results)
     return template.render(
         results=results,
         study=results.study,
         headings=HEADINGS,
-        rows=table_rows(results),
+        rows=rows,
+        folded=len(rows) > _LONG_TABLE,
         further_tables=further_tables(results),
-        figures=[
-            ("loss", "How fast each arm learned", _html(loss_figure(results), "loss")),
-            *(
-                (
-                    name,
-                    f"Kept at equal loss, asked in the {name} prompt (bars: 95% interval of the change from the base)",
-                    _html(figure, f"retention-{at}"),
-                )
-                for at, (name, figure) in enumerate(
-                    (name, retention_figure(results, name)) for name in results.study.truthfulqa.prompts
-                )
-            ),
-        ],
+        figures=[(title, _html(figure, name)) for name, title, figure in _figures(results)],
         arms=[_arm_facts(results, name) for name in results.study.arms],
         plotly=plotly.offline.get_plotlyjs(),
         minutes=lambda seconds: f"{int(seconds) // 60} min {int(seconds) % 60:02d} s",
     )
+
+
+def _figures(results: Results) -> Iterator[tuple[str, str, Any]]:
+    """Name, title and picture of each figure; the answer to the study's question comes first when it has many parts."""
+    several = len(results.comparisons) > 1 or len(results.study.seeds) > 1
+    if several:
+        reference = results.study.reference
+        yield "difference", f"What each arm kept more than {reference} at equal loss", difference_figure(results)
+        yield "shift", "How far each arm moved answers that it was not taught, at equal loss", shift_figure(results)
+    yield "loss", "How fast each arm learned", loss_figure(results)
+    for at, prompt in enumerate(results.study.truthfulqa.prompts):
+        title = f"Kept at equal loss, asked in the {prompt} prompt"
+        if len(results.study.seeds) == 1:
+            title += " (bars: 95% interval of the change from the base)"
+        yield f"retention-{at}", title, retention_figure(results, prompt)
 
 
 def _html(figure: Any, name: str) -> str:
@@ -67,7 +74,7 @@ def _arm_facts(results: Results, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "arm": results.study.arms[name],
-        "settings": results.study.settings(name),
+        "learning_rate": runs[0].learning_rate,
         "parameters": f"{runs[0].trainable_parameters:,}",
         "tokens": f"{last[0].tokens:,}",
         "steps": last[0].step,

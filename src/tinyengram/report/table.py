@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING
 
-from tinyengram.study.finding import points
+from tinyengram.study.finding import matched_rows, mean_loss, points, shift_ratio
+from tinyengram.study.matching import eval_loss, late_train_loss
 from tinyengram.study.plan import PromptName
 from tinyengram.study.results import Measurement, Results
+from tinyengram.study.statistics import Difference
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,101 +31,15 @@ HEADINGS = (
 
 @dataclass(frozen=True)
 class TableRow:
-    """One checkpoint asked in one way, as text; ``kind`` says what the checkpoint is for colouring."""
+    """One line of a table as text; ``kind`` says what it is about, for colouring."""
 
     kind: str
     cells: tuple[str, ...]
 
 
-def table_rows(results: Results) -> list[TableRow]:
-    """Rows in the order in which they are read: base, each matched pair, the reference trained on."""
-    rows, seen = [], set()
-    for measurement in results.measurements:
-        # A reference checkpoint that is matched to several arms is one row.
-        key = (measurement.arm, measurement.role, measurement.seed, measurement.step)
-        if key not in seen:
-            seen.add(key)
-            kind = measurement.role.replace(" ", "-")
-            rows += [TableRow(kind, _cells(results, measurement, prompt)) for prompt in measurement.retention]
-    return rows
-
-
-def _cells(results: Results, row: Measurement, prompt: PromptName) -> tuple[str, ...]:
-    learned = (*_named(results, row), f"{row.eval_loss_answer:.4f}", f"{row.eval_loss_whole:.4f}")
-    kept, delta = row.retention[prompt], row.retention[prompt].delta_mc2
-    return (
-        # What was learned is said once for each checkpoint.
-        *(learned if prompt == next(iter(row.retention)) else ("",) * len(learned)),
-        prompt,
-        f"{kept.mc1:.4f}",
-        f"{kept.mc2:.4f}",
-        f"{points(delta.mean)} ({points(delta.low)} to {points(delta.high)})" if delta else "–",
-        f"{kept.shift:.3f}" if kept.shift is not None else "–",
-    )
-
-
-def _named(results: Results, row: Measurement) -> tuple[str, str]:
-    """Model and step."""
-    name = {"base": results.study.base.name, "last": f"{row.arm}, trained on"}.get(row.role, row.arm)
-    if len(results.study.seeds) > 1 and row.seed is not None:
-        name += f" (seed {row.seed})"
-    return name, str(row.step) if row.seed is not None else "–"
-
-
-CALL_HEADINGS = ("Model", "Step", "Parses", "Right functions", "Right calls", "Refrains where no tool fits")
-
-
-def call_rows(results: Results) -> list[TableRow]:
-    """One row a checkpoint: whether its generated calls are right; empty when the study does not ask."""
-    rows, seen = [], set()
-    for row in results.measurements:
-        key = (row.arm, row.seed, row.step)
-        if row.calls is not None and key not in seen:
-            seen.add(key)
-            refrains = "–" if row.calls.refrains is None else f"{row.calls.refrains:.0%}"
-            shares = (f"{value:.0%}" for value in (row.calls.parses, row.calls.functions, row.calls.right))
-            rows.append(TableRow(row.role.replace(" ", "-"), (*_named(results, row)[:2], *shares, refrains)))
-    return rows
-
-
-KNOWLEDGE_HEADINGS = ("Model", "Step", "Set", "Asked in", "Right", "Chance", "Change, points (95% interval)")
-
-
-def knowledge_rows(results: Results) -> list[TableRow]:
-    """One row a checkpoint, choice set and way of asking; empty when the study does not ask."""
-    rows, seen = [], set()
-    for row in results.measurements:
-        key = (row.arm, row.seed, row.step)
-        if key in seen:
-            continue
-        seen.add(key)
-        for name, by_prompt in row.accuracy.items():
-            for prompt, found in by_prompt.items():
-                change, chance = found.delta_acc_norm, results.data.choice_sets[name].chance
-                shown = f"{points(change.mean)} ({points(change.low)} to {points(change.high)})" if change else "–"
-                cells = (*_named(results, row), name, prompt, f"{found.acc_norm:.1%}", f"{chance:.1%}", shown)
-                rows.append(TableRow(row.role.replace(" ", "-"), cells))
-    return rows
-
-
-DRIFT_HEADINGS = ("Model", "Step", "KL from the base, nats per token", "Perplexity")
-
-
-def drift_rows(results: Results) -> list[TableRow]:
-    """One row a checkpoint: predictions on general text; empty when the study does not ask."""
-    rows, seen = [], set()
-    for row in results.measurements:
-        key = (row.arm, row.seed, row.step)
-        if row.drift is not None and key not in seen:
-            seen.add(key)
-            cells = (*_named(results, row), f"{row.drift.kl:.2g}", f"{row.drift.perplexity:.2f}")
-            rows.append(TableRow(row.role.replace(" ", "-"), cells))
-    return rows
-
-
 @dataclass(frozen=True)
 class FurtherTable:
-    """A table beside the experiment's own: what a study asked for besides TruthfulQA."""
+    """A table beside the experiment's own."""
 
     title: str
     caption: str
@@ -130,24 +47,207 @@ class FurtherTable:
     rows: list[TableRow]
 
 
+def table_rows(results: Results) -> list[TableRow]:
+    """Rows in the order in which they are read: base, each matched pair, the reference trained on."""
+    rows = []
+    for group in _groups(results):
+        kind = group[0].role.replace(" ", "-")
+        rows += [TableRow(kind, _cells(results, group, prompt)) for prompt in group[0].retention]
+    return rows
+
+
 def further_tables(results: Results) -> list[FurtherTable]:
-    """Knowledge, drift on general text and generated calls, as far as the study asks for them."""
+    """Differences between arms, and knowledge, drift on general text and generated calls as far as a study asks."""
     tables = []
-    if rows := knowledge_rows(results):
+    reference = results.study.reference
+    if rows := _comparison_rows(results):
+        caption = (
+            f"Differences in percentage points, arm minus {reference}, with intervals that hold together for all arms. "
+            f"Shift: mean absolute change of a choice's log-likelihood, as a multiple of {reference}'s."
+        )
+        if results.study.levels > 1:
+            caption += " On the way: mean over the logarithm of the loss, from the base down to the matched loss."
+        tables.append(
+            FurtherTable(f"Each arm against {reference} at matched loss", caption, _comparison_headings(results), rows)
+        )
+    if rows := _knowledge_rows(results):
         labels = "; ".join(one.label for one in results.data.choice_sets.values())
         caption = f"{labels}. Right: highest log-likelihood per character."
         tables.append(FurtherTable("What is still known", caption, KNOWLEDGE_HEADINGS, rows))
-    if rows := drift_rows(results):
+    if rows := _drift_rows(results):
         caption = f"{results.data.texts_label}, KL(base‖model)."
         tables.append(FurtherTable("Drift on general text", caption, DRIFT_HEADINGS, rows))
-    if rows := call_rows(results):
+    if rows := _call_rows(results):
         calls = next(row.calls for row in results.measurements if row.calls is not None)
         caption = (
             f"Greedy answers to {calls.wanted_asked} held-out requests, parsed and compared with the allowed functions "
             f"and arguments, and to {calls.unwanted_asked} requests that none of the offered tools fits."
         )
         tables.append(FurtherTable("Are the calls right?", caption, CALL_HEADINGS, rows))
+    if rows := _rate_rows(results):
+        caption = "Tried with the first seed; the lowest mean training loss over the second half of a run decides."
+        tables.append(FurtherTable("Learning rates", caption, RATE_HEADINGS, rows))
     return tables
+
+
+def _groups(results: Results) -> list[list[Measurement]]:
+    """What a table shows in one line: a checkpoint; of a study with several seeds the same one over all seeds."""
+    groups: dict[tuple, list[Measurement]] = {}
+    for row in results.measurements:
+        if row.role != "level":
+            groups.setdefault((row.arm, row.role, row.matched_with), []).append(row)
+    shown: dict[tuple, list[Measurement]] = {}
+    for (arm, role, _), rows in groups.items():
+        # A reference checkpoint that is matched to several arms is shown once.
+        shown.setdefault((arm, role, *((row.seed, row.step) for row in rows)), rows)
+    return list(shown.values())
+
+
+def _by_checkpoint(results: Results) -> list[list[Measurement]]:
+    """The same, each checkpoint once whatever its role."""
+    shown: dict[tuple, list[Measurement]] = {}
+    for rows in _groups(results):
+        shown.setdefault((rows[0].arm, *((row.seed, row.step) for row in rows)), rows)
+    return list(shown.values())
+
+
+def _cells(results: Results, group: list[Measurement], prompt: PromptName) -> tuple[str, ...]:
+    learned = (
+        *_named(results, group),
+        f"{fmean(row.eval_loss_answer for row in group):.4f}",
+        f"{fmean(row.eval_loss_whole for row in group):.4f}",
+    )
+    kept = [row.retention[prompt] for row in group]
+    shifts = [one.shift for one in kept if one.shift is not None]
+    return (
+        # What was learned is said once for each checkpoint.
+        *(learned if prompt == next(iter(group[0].retention)) else ("",) * len(learned)),
+        prompt,
+        f"{fmean(one.mc1 for one in kept):.4f}",
+        f"{fmean(one.mc2 for one in kept):.4f}",
+        _change([one.delta_mc2 for one in kept]),
+        f"{fmean(shifts):.3f}" if shifts else "–",
+    )
+
+
+def _change(deltas: Sequence[Difference | None]) -> str:
+    """A change from the base with its interval; over several seeds their mean and range."""
+    known = [delta for delta in deltas if delta is not None]
+    if not known:
+        return "–"
+    if len(known) == 1:
+        return _interval(known[0])
+    means = [delta.mean for delta in known]
+    return f"{points(fmean(means))} (seeds {points(min(means))} to {points(max(means))})"
+
+
+def _interval(difference: Difference) -> str:
+    return f"{points(difference.mean)} ({points(difference.low)} to {points(difference.high)})"
+
+
+def _named(results: Results, group: list[Measurement]) -> tuple[str, str]:
+    """Model and step."""
+    first = group[0]
+    name = {"base": results.study.base.name, "last": f"{first.arm}, trained on"}.get(first.role, first.arm)
+    if first.matched_with and len(results.study.seeds) > 1:
+        name += f", matched to {first.matched_with}"
+    steps = [row.step for row in group]
+    if first.seed is None:
+        return name, "–"
+    return name, str(steps[0]) if len(set(steps)) == 1 else f"{min(steps)} to {max(steps)}"
+
+
+def _comparison_headings(results: Results) -> tuple[str, ...]:
+    reference = results.study.reference
+    headings = ["Arm", f"Eval loss, its own and {reference}'s", "Asked in", "MC1, points", "MC2, points (95% interval)"]
+    if results.study.levels > 1:
+        headings.append("MC2 on the way, points (95% interval)")
+    headings += ["Shift, ratio"]
+    if any(one.stopped for one in results.comparisons):
+        headings.append(f"Eval loss of {reference} if stopped at the arm's KL")
+    return tuple(headings)
+
+
+def _comparison_rows(results: Results) -> list[TableRow]:
+    """One row an arm and way of asking; empty when only two arms with one seed make the experiment's own table."""
+    if len(results.comparisons) < 2 and len(results.study.seeds) < 2:
+        return []
+    rows = []
+    for one in results.comparisons:
+        ours, theirs = matched_rows(results, one)
+        for at, prompt in enumerate(one.mc2):
+            losses = f"{mean_loss(results, ours):.4f}, {mean_loss(results, theirs):.4f}"
+            cells = [*((one.arm, losses) if not at else ("", "")), prompt]
+            cells += [points(one.mc1[prompt].mean), _interval(one.mc2[prompt])]
+            if results.study.levels > 1:
+                cells.append(_interval(one.area[prompt]))
+            cells.append(f"{shift_ratio(results, one, prompt):.3g}")
+            if any(other.stopped for other in results.comparisons):
+                cells.append(f"{fmean(one.stopped.values()):.4f}" if one.stopped and not at else "")
+            rows.append(TableRow("matched" if one.mc2[prompt].low > 0 else "", tuple(cells)))
+    return rows
+
+
+CALL_HEADINGS = ("Model", "Step", "Parses", "Right functions", "Right calls", "Refrains where no tool fits")
+
+
+def _call_rows(results: Results) -> list[TableRow]:
+    """One row a checkpoint: whether its generated calls are right; empty when the study does not ask."""
+    rows = []
+    for group in _by_checkpoint(results):
+        calls = [row.calls for row in group if row.calls is not None]
+        if calls:
+            shares = [fmean(getattr(one, share) for one in calls) for share in ("parses", "functions", "right")]
+            refrains = [one.refrains for one in calls if one.refrains is not None]
+            cells = (*(f"{share:.0%}" for share in shares), f"{fmean(refrains):.0%}" if refrains else "–")
+            rows.append(TableRow(group[0].role.replace(" ", "-"), (*_named(results, group), *cells)))
+    return rows
+
+
+KNOWLEDGE_HEADINGS = ("Model", "Step", "Set", "Asked in", "Right", "Chance", "Change, points (95% interval)")
+
+
+def _knowledge_rows(results: Results) -> list[TableRow]:
+    """One row a checkpoint, choice set and way of asking; empty when the study does not ask."""
+    rows = []
+    for group in _by_checkpoint(results):
+        for name, by_prompt in group[0].accuracy.items():
+            for prompt in by_prompt:
+                found = [row.accuracy[name][prompt] for row in group]
+                shares = (f"{fmean(one.acc_norm for one in found):.1%}", f"{results.data.choice_sets[name].chance:.1%}")
+                cells = (*_named(results, group), name, prompt, *shares, _change([one.delta_acc_norm for one in found]))
+                rows.append(TableRow(group[0].role.replace(" ", "-"), cells))
+    return rows
+
+
+DRIFT_HEADINGS = ("Model", "Step", "KL from the base, nats per token", "Perplexity")
+
+
+def _drift_rows(results: Results) -> list[TableRow]:
+    """One row a checkpoint: predictions on general text; empty when the study does not ask."""
+    rows = []
+    for group in _by_checkpoint(results):
+        drifts = [row.drift for row in group if row.drift is not None]
+        if drifts:
+            means = f"{fmean(one.kl for one in drifts):.2g}", f"{fmean(one.perplexity for one in drifts):.2f}"
+            rows.append(TableRow(group[0].role.replace(" ", "-"), (*_named(results, group), *means)))
+    return rows
+
+
+RATE_HEADINGS = ("Arm", "Learning rate", "Training loss", "Eval loss at the end", "Taken")
+
+
+def _rate_rows(results: Results) -> list[TableRow]:
+    """One row a learning rate that was tried; empty when the study gives each arm its rate."""
+    first = results.study.seeds[0]
+    taken = [run for run in results.trajectories if run.seed == first and results.study.arms[run.arm].rates]
+    rows = []
+    for run in sorted(
+        [*taken, *results.trials], key=lambda run: (list(results.study.arms).index(run.arm), run.learning_rate)
+    ):
+        loss = f"{late_train_loss(run):.4f}", f"{eval_loss(run.points[-1], results.study.loss_on):.4f}"
+        rows.append(TableRow("", (run.arm, f"{run.learning_rate:g}", *loss, "yes" if run in taken else "")))
+    return rows
 
 
 def terminal_tables(results: Results) -> list[Table]:
@@ -163,7 +263,7 @@ def _terminal_table(title: str, headings: Sequence[str], rows: Sequence[TableRow
 
     table = Table(title=title, title_justify="left")
     for heading in headings:
-        table.add_column(heading, justify="left" if heading in ("Model", "Set", "Asked in") else "right")
+        table.add_column(heading, justify="left" if heading in ("Model", "Arm", "Set", "Asked in") else "right")
     styles = {"matched": "bold green", "matched-reference": "bold", "last": "dim"}
     for row in rows:
         table.add_row(*row.cells, style=styles.get(row.kind, ""))

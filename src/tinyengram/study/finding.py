@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from statistics import fmean
 
+from tinyengram.study.plan import PromptName
 from tinyengram.study.results import Comparison, Measurement, Results
 from tinyengram.study.statistics import Difference
+
+_ONE_BY_ONE = 3
+"""Up to so many arms are told one by one, more of them together."""
 
 
 def describe_finding(results: Results) -> str:
     """One paragraph: what was matched, what each arm lost, whether a difference was shown, and what limits it."""
-    sentences = [sentence for comparison in results.comparisons for sentence in _compared(results, comparison)]
+    reached = [comparison for comparison in results.comparisons if comparison.reached]
     if not results.comparisons:
         sentences = ["The study has one arm, so nothing was compared."]
+    elif len(reached) <= _ONE_BY_ONE:
+        sentences = [sentence for comparison in results.comparisons for sentence in _compared(results, comparison)]
+    else:
+        sentences = _together(results, reached)
     sentences += _limits(results)
     return " ".join(sentences)
 
@@ -27,22 +35,52 @@ def interval(difference: Difference) -> str:
     return f"{points(difference.mean)} points (95% interval {points(difference.low)} to {points(difference.high)})"
 
 
+def _together(results: Results, reached: list[Comparison]) -> list[str]:
+    """Many arms: for each way of asking, which kept more than the reference, which less, and which moved least."""
+    reference = results.study.reference
+    sentences = []
+    for prompt in results.study.truthfulqa.prompts:
+        verdicts: dict[str, list[str]] = {"kept more": [], "kept less": []}
+        for one in reached:
+            if one.mc2[prompt].shown:
+                kind = "kept more" if one.mc2[prompt].mean > 0 else "kept less"
+                verdicts[kind].append(f"{one.arm} ({interval(one.mc2[prompt])})")
+        told = [f"{kind} of MC2: {', '.join(arms)}" for kind, arms in verdicts.items() if arms]
+        unshown = [one.arm for one in reached if not one.mc2[prompt].shown]
+        if unshown:
+            told.append(f"no difference is shown for {', '.join(unshown)}")
+        ratios = {one.arm: shift_ratio(results, one, prompt) for one in reached}
+        least, most = (choose(ratios, key=lambda arm: ratios[arm]) for choose in (min, max))
+        sentences.append(
+            f"At matched eval loss in the {prompt} prompt, against {reference}, {'; '.join(told)}. Log-likelihoods of "
+            f"choices moved least with {least} ({ratios[least]:.2g} times as far as with {reference}) and most with "
+            f"{most} ({ratios[most]:.2g} times)."
+        )
+    for one in results.comparisons:
+        if one.missed:
+            sentences.append(_missed(one))
+    return sentences
+
+
+def _missed(comparison: Comparison) -> str:
+    arm, reference = comparison.arm, comparison.reference
+    if comparison.reached:
+        return f"{arm} did not reach {reference}'s loss with seed {_listed(comparison.missed)}."
+    return f"{arm} never reached the eval loss of any checkpoint of {reference}, so the two are not compared."
+
+
 def _compared(results: Results, comparison: Comparison) -> list[str]:
     arm, reference = comparison.arm, comparison.reference
     if not comparison.reached:
-        return [f"{arm} never reached the eval loss of any checkpoint of {reference}, so the two are not compared."]
-    ours = [_one(results, arm, seed, "matched", None) for seed in comparison.reached]
-    theirs = [_one(results, reference, seed, "matched reference", arm) for seed in comparison.reached]
-    losses = [fmean(_loss(results, row) for row in rows) for rows in (ours, theirs)]
+        return [_missed(comparison)]
+    ours, theirs = matched_rows(results, comparison)
+    losses = [mean_loss(results, ours), mean_loss(results, theirs)]
     # The way of asking in which the arm did worst comes first.
     verdicts = [
         _verdict(arm, reference, name, difference)
         for name, difference in sorted(comparison.mc2.items(), key=lambda item: item[1].mean)
     ]
-    shifts = {
-        name: [fmean(row.retention[name].shift or 0.0 for row in rows) for rows in (ours, theirs)]
-        for name in comparison.mc2
-    }
+    shifts = {name: [mean_shift(ours, name), mean_shift(theirs, name)] for name in comparison.mc2}
     worst_first = sorted(shifts, key=lambda name: -shifts[name][0])
     moved = ", ".join(f"{shifts[name][0]:.3f} and {shifts[name][1]:.3f} in the {name} prompt" for name in worst_first)
     sentences = [
@@ -50,7 +88,7 @@ def _compared(results: Results, comparison: Comparison) -> list[str]:
         f"Log-likelihoods of choices moved from the base's by, on average, {moved} (nats; {arm} and {reference}).",
     ]
     if comparison.missed:
-        sentences.append(f"{arm} did not reach {reference}'s loss with seed {_listed(comparison.missed)}.")
+        sentences.append(_missed(comparison))
     for one_set, by_prompt in comparison.accuracy.items():
         for name, difference in by_prompt.items():
             where = f"of {one_set} in the {name} prompt"
@@ -92,16 +130,35 @@ def _limits(results: Results) -> list[str]:
     return limits
 
 
-def _one(results: Results, arm: str, seed: int, role: str, matched_with: str | None) -> Measurement:
-    return next(
-        row
-        for row in results.measurements
-        if (row.arm, row.seed, row.role, row.matched_with) == (arm, seed, role, matched_with)
+def matched_rows(results: Results, comparison: Comparison) -> tuple[list[Measurement], list[Measurement]]:
+    """The measurements of an arm and of the reference at their matched pair, in the order of ``reached``."""
+
+    def row(arm: str, seed: int, role: str, matched_with: str | None) -> Measurement:
+        wanted = arm, seed, role, matched_with
+        return next(one for one in results.measurements if (one.arm, one.seed, one.role, one.matched_with) == wanted)
+
+    arm, reference = comparison.arm, comparison.reference
+    return (
+        [row(arm, seed, "matched", None) for seed in comparison.reached],
+        [row(reference, seed, "matched reference", arm) for seed in comparison.reached],
     )
 
 
-def _loss(results: Results, row: Measurement) -> float:
-    return row.eval_loss_whole if results.study.loss_on == "whole" else row.eval_loss_answer
+def mean_loss(results: Results, rows: list[Measurement]) -> float:
+    """Mean over seeds of the loss that was trained."""
+    whole = results.study.loss_on == "whole"
+    return fmean(row.eval_loss_whole if whole else row.eval_loss_answer for row in rows)
+
+
+def mean_shift(rows: list[Measurement], prompt: PromptName) -> float:
+    """Mean over seeds of how far log-likelihoods of choices moved, in nats."""
+    return fmean(row.retention[prompt].shift or 0.0 for row in rows)
+
+
+def shift_ratio(results: Results, comparison: Comparison, prompt: PromptName) -> float:
+    """How many times as far as with the reference log-likelihoods of choices moved with the arm."""
+    ours, theirs = (mean_shift(rows, prompt) for rows in matched_rows(results, comparison))
+    return ours / theirs if theirs else float("inf")
 
 
 def _listed(seeds: list[int]) -> str:

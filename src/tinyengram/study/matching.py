@@ -1,11 +1,14 @@
-"""Checkpoints of equal eval loss: the conservative pair of the experiment, chosen by losses alone."""
+"""Checkpoints of equal eval loss: the conservative pairs of the experiment, chosen by losses alone."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from statistics import fmean
 
 from pydantic import BaseModel
 
+from tinyengram.study.frontier import record_lows
 from tinyengram.training import Trajectory, TrajectoryPoint
 
 
@@ -27,23 +30,43 @@ def trained(points: Sequence[TrajectoryPoint]) -> list[TrajectoryPoint]:
     return [point for point in points if point.checkpoint is not None]
 
 
-def match(reference: Trajectory, other: Trajectory) -> MatchedPair | None:
-    """Match ``other`` to ``reference`` at the deepest level that both reach.
+def late_train_loss(trajectory: Trajectory) -> float:
+    """Mean training loss over the second half of a run, by which learning rates are chosen: it sees nothing held out.
 
-    The level is the lowest eval loss among the reference's checkpoints that the other arm also gets down to; the
-    matched checkpoint is the other arm's *first* with a loss at or below it. So the other arm has always learned at
-    least as much. Only losses are looked at, never what was forgotten.
+    Infinity for a run that broke down, so that it is never chosen.
+    """
+    losses = [point.train_loss for point in trained(trajectory.points) if point.train_loss is not None]
+    loss = fmean(losses[len(losses) // 2 :]) if losses else math.inf
+    return loss if math.isfinite(loss) else math.inf
+
+
+def match(reference: Trajectory, other: Trajectory, levels: int = 1) -> list[MatchedPair]:
+    """Match ``other`` to ``reference`` at levels of loss that both reach, the deepest first.
+
+    The levels are eval losses of those reference checkpoints that the other arm also gets down to, each below the ones
+    before it; of more than ``levels`` evenly spaced ones are taken, the deepest always. At each level the matched
+    checkpoint is the other arm's *first* with a loss at or below it. So the other arm has always learned at least as
+    much. Only losses are looked at, never what was forgotten.
+
+    Args:
+        reference: The arm that sets the levels.
+        other: The arm that is matched.
+        levels: Most levels.
 
     Returns:
-        The pair, or None when the other arm reaches no checkpoint of the reference.
+        The pairs; none when the other arm reaches no checkpoint of the reference.
     """
-    loss_on = reference.loss_on
+
+    def loss(point: TrajectoryPoint) -> float:
+        return eval_loss(point, reference.loss_on)
+
     others = trained(other.points)
-    lowest = min((eval_loss(point, loss_on) for point in others), default=float("inf"))
-    reached = [point for point in trained(reference.points) if eval_loss(point, loss_on) >= lowest]
-    if not reached:
-        return None
-    level_point = min(reached, key=lambda point: eval_loss(point, loss_on))
-    level = eval_loss(level_point, loss_on)
-    first = next(point for point in others if eval_loss(point, loss_on) <= level)
-    return MatchedPair(level=level, reference=level_point, other=first)
+    lowest = min((loss(point) for point in others), default=float("inf"))
+    shared = [point for point in trained(reference.points) if loss(point) >= lowest]
+    records = [shared[index] for index in record_lows([loss(point) for point in shared])]
+    taken = min(levels, len(records))
+    chosen = [records[(index + 1) * len(records) // taken - 1] for index in reversed(range(taken))]
+    return [
+        MatchedPair(level=loss(point), reference=point, other=next(one for one in others if loss(one) <= loss(point)))
+        for point in chosen
+    ]

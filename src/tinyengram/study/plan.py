@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -82,15 +82,20 @@ class CallsSection(_Section):
 
 
 class ArmSection(_Section):
-    """A PEFT method with its options, and where its training differs from the study's."""
+    """A PEFT method with its options, and where its training differs from the study's.
+
+    ``rates`` are learning rates to choose from instead of the one in ``training``: each is tried with the study's first
+    seed, and the lowest training loss over the second half of the run decides for every seed.
+    """
 
     method: str
     options: dict[str, Any] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
+    rates: list[Annotated[float, Field(gt=0)]] = Field(default_factory=list)
 
 
 class Study(_Section):
-    """A whole study. ``reference`` names the arm that the others are matched to."""
+    """A whole study. ``reference`` names the arm that the others are matched to, at up to ``levels`` eval losses."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     description: str = ""
@@ -103,6 +108,7 @@ class Study(_Section):
     training: dict[str, Any]
     arms: dict[str, ArmSection] = Field(min_length=1)
     reference: str
+    levels: int = Field(default=1, ge=1)
     seeds: list[int] = Field(default=[0], min_length=1)
 
     @field_validator("arms")
@@ -137,13 +143,20 @@ class Study(_Section):
             raise ValueError("every arm must train the same loss (loss_on), or their losses cannot be matched")
         return self
 
-    def settings(self, arm: str) -> TrainingSettings:
+    def settings(self, arm: str, learning_rate: float | None = None) -> TrainingSettings:
         """How one arm is trained: the study's settings with the arm's own on top.
 
         An arm that gives ``epochs`` replaces the study's ``max_steps``, and the other way round.
+
+        Args:
+            arm: Its name.
+            learning_rate: One of the arm's ``rates``, if it has any; None: the first.
         """
-        own = self.arms[arm].training
-        shared = dict(self.training)
+        own, shared = dict(self.arms[arm].training), dict(self.training)
+        if rates := self.arms[arm].rates:
+            if "learning_rate" in own:
+                raise ValueError(f"arms.{arm} gives both rates and training.learning_rate; give one of them")
+            own["learning_rate"] = rates[0] if learning_rate is None else learning_rate
         if own.keys() & {"epochs", "max_steps"}:
             shared.pop("epochs", None)
             shared.pop("max_steps", None)

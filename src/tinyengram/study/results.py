@@ -14,7 +14,7 @@ from tinyengram.training import Trajectory
 
 SCHEMA_VERSION: Literal[1] = 1
 
-Role = Literal["base", "matched reference", "matched", "last"]
+Role = Literal["base", "matched reference", "matched", "level", "last"]
 
 
 class Retention(BaseModel):
@@ -92,15 +92,16 @@ class Measurement(BaseModel):
 
     Attributes:
         arm: Arm, or ``base``.
-        role: Why this checkpoint was scored.
+        role: Why this checkpoint was scored: as one of a matched pair at the deepest level or (``level``) at another,
+            or as the last of the reference.
         matched_with: For a matched reference: the arm that it is matched to.
         seed: Of the arm; None for the base.
         step: Optimizer steps.
         eval_loss_whole, eval_loss_answer: Nats per token.
         retention: For each way of asking (``study.truthfulqa.prompts``).
-        accuracy: For each choice set and way of asking; empty when the study does not ask.
+        accuracy: For each choice set and way of asking; empty when the study does not ask, and at a ``level``.
         drift: On general text; None when the study does not ask.
-        calls: Whether generated calls are right; None when the study does not ask.
+        calls: Whether generated calls are right; None when the study does not ask, and at a ``level``.
     """
 
     arm: str
@@ -126,6 +127,11 @@ class Comparison(BaseModel):
         mc1, mc2: Arm minus reference at the matched pair for each way of asking; empty if never reached.
         accuracy: The same for ``acc_norm`` of each choice set.
         drift: The same for the divergence from the base on general text, in nats per token.
+        area: Arm minus reference in the mean MC2 on the way down from the base to the matched loss, by the logarithm of
+            the loss; empty unless the study matches at several levels.
+        stopped: By seed, the loss at which the reference would have had to stop to diverge no more from the base on
+            general text than the arm does at the matched pair: the lowest among its checkpoints that were measured with
+            the arm, or the base's if even the first of them diverges more. Empty when drift is not measured.
     """
 
     arm: str
@@ -136,6 +142,8 @@ class Comparison(BaseModel):
     mc2: dict[PromptName, Difference]
     accuracy: dict[str, dict[PromptName, Difference]] = {}
     drift: Difference | None = None
+    area: dict[PromptName, Difference] = {}
+    stopped: dict[int, float] = {}
 
 
 class ChoiceSetAccount(BaseModel):
@@ -179,13 +187,23 @@ class RunProvenance(BaseModel):
 
 
 class Results(BaseModel):
-    """A finished study."""
+    """A finished study.
+
+    Attributes:
+        trajectories: Every arm with every seed.
+        trials: Runs of the first seed with learning rates that were tried and not taken.
+        measurements: The table's rows.
+        comparisons: Each arm against the reference.
+        seconds: Wall time by phase.
+        finding: In words.
+    """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     study: Study
     provenance: RunProvenance
     data: DataAccount
     trajectories: list[Trajectory]
+    trials: list[Trajectory] = []
     measurements: list[Measurement]
     comparisons: list[Comparison]
     seconds: dict[str, float]

@@ -19,7 +19,8 @@ import yaml
 
 from tinyengram.files import write_atomically
 from tinyengram.study.finding import describe_finding
-from tinyengram.study.matching import match, trained
+from tinyengram.study.frontier import curve_weights
+from tinyengram.study.matching import eval_loss, late_train_loss, match, trained
 from tinyengram.study.material import Material, load_anew, prepare
 from tinyengram.study.plan import PromptName, Study, StudyError
 from tinyengram.study.progress import Clock, Event, PhaseEvent
@@ -74,7 +75,7 @@ def run_study(study: Study, out: Path, on_event: Callable[[Event], None] = lambd
     write_atomically(out / "plan.yaml", _plan_text(study))
     provenance = _provenance(material.base)
     write_atomically(out / "provenance.json", provenance.model_dump_json(indent=2))
-    trajectories = _train(study, material, out, clock, on_event)
+    trajectories, trials = _train(study, material, out, clock, on_event)
     scorer = Scorer(study, material, out, clock, on_event)
     measurements, comparisons = _compare(study, trajectories, scorer, out)
     results = Results(
@@ -82,6 +83,7 @@ def run_study(study: Study, out: Path, on_event: Callable[[Event], None] = lambd
         provenance=provenance,
         data=material.account,
         trajectories=trajectories,
+        trials=trials,
         measurements=measurements,
         comparisons=comparisons,
         seconds=clock.seconds,
@@ -154,7 +156,8 @@ def _check_arms(study: Study, material: Material, out: Path) -> None:
             raise
         settings = study.settings(name)
         stops = math.ceil(_total_steps(study, name, len(material.train)) / settings.eval_every)
-        needed += parameters * _BYTES_PER_PARAMETER * (stops + _OPTIMIZER_COPIES) * len(study.seeds)
+        runs = len(study.seeds) + max(0, len(arm.rates) - 1)
+        needed += parameters * _BYTES_PER_PARAMETER * (stops + _OPTIMIZER_COPIES) * runs
     free = shutil.disk_usage(out).free
     if needed > free:
         raise StudyError(
@@ -208,37 +211,53 @@ def _commit() -> str | None:
 
 def _train(
     study: Study, material: Material, out: Path, clock: Clock | None, on_event: Callable[[Event], None]
-) -> list[Trajectory]:
-    """Train every arm with every seed, or take what is there already; a clock notes how long each took."""
+) -> tuple[list[Trajectory], list[Trajectory]]:
+    """Train every arm with every seed, or take what is there already; a clock notes how long each took.
+
+    Returns:
+        The arms' runs, and the first seed's with learning rates that were not taken.
+    """
     from tinyengram.training import peft_config, read_trajectory, train_arm
 
-    trajectories = []
-    for seed in study.seeds:
-        for name, arm in study.arms.items():
-            folder = out / "arms" / name / f"seed-{seed}"
-            done = read_trajectory(folder)
-            if done is not None and done.finished:
-                trajectories.append(done)
-                continue
-            on_event(PhaseEvent(f"Training {name}, seed {seed}"))
-            with nullcontext() if clock is None else clock.phase(f"train {name}"):
-                base = load_anew(study)
-                settings = study.settings(name)
-                trajectories.append(
-                    train_arm(
-                        arm=name,
-                        base=base,
-                        config=peft_config(arm.method, arm.options, base=base, train=material.train),
-                        train=material.train,
-                        eval=material.held_out,
-                        settings=settings,
-                        seed=seed,
-                        folder=folder,
-                        unanswerable=_unanswerable(study, settings, material),
-                        on_step=on_event,
-                    )
-                )
-    return trajectories
+    def run(name: str, seed: int, rate: float | None) -> Trajectory:
+        arm, settings = study.arms[name], study.settings(name, rate)
+        folder = _run_folder(study, out, name, seed, settings.learning_rate)
+        done = read_trajectory(folder)
+        if done is not None and done.finished:
+            return done
+        on_event(PhaseEvent(f"Training {name}, seed {seed}" + (f", learning rate {rate:g}" if rate else "")))
+        with nullcontext() if clock is None else clock.phase(f"train {name}"):
+            base = load_anew(study)
+            return train_arm(
+                arm=name,
+                base=base,
+                config=peft_config(arm.method, arm.options, base=base, train=material.train),
+                train=material.train,
+                eval=material.held_out,
+                settings=settings,
+                seed=seed,
+                folder=folder,
+                unanswerable=_unanswerable(study, settings, material),
+                on_step=on_event,
+            )
+
+    chosen: dict[str, float | None] = dict.fromkeys(study.arms)
+    trials = []
+    for name, arm in study.arms.items():
+        tried = [run(name, study.seeds[0], rate) for rate in arm.rates]
+        if tried:
+            best = min(tried, key=late_train_loss)
+            chosen[name] = best.learning_rate
+            trials += [trial for trial in tried if trial is not best]
+    return [run(name, seed, chosen[name]) for seed in study.seeds for name in study.arms], trials
+
+
+def _run_folder(study: Study, out: Path, arm: str, seed: int, learning_rate: float) -> Path:
+    """Where a run is kept; runs of an arm whose learning rate is chosen lie by rate."""
+    folder = out / "arms" / arm
+    if study.arms[arm].rates:
+        folder /= f"rate-{learning_rate:g}"
+    return folder / f"seed-{seed}"
 
 
 def _unanswerable(study: Study, settings: TrainingSettings, material: Material) -> list[list[int]]:
@@ -266,12 +285,13 @@ def _compare(
     """Measure the base, every matched pair and the reference's last checkpoint; compare the pairs."""
     of = {(trajectory.arm, trajectory.seed): trajectory for trajectory in trajectories}
     base = scorer.panel("base", None)
-    measurements = [_measurement(trajectories[0].points[0], base, None, arm="base", role="base", seed=None)]
+    start = trajectories[0].points[0]
+    measurements = [_measurement(start, base, None, arm="base", role="base", seed=None)]
 
     def measure(arm: str, seed: int, point: TrajectoryPoint, role: Role, matched_with: str | None = None) -> Panel:
         assert point.checkpoint is not None
-        checkpoint = out / "arms" / arm / f"seed-{seed}" / point.checkpoint
-        panel = scorer.panel(f"{arm}, seed {seed}, step {point.step}", checkpoint)
+        checkpoint = _run_folder(study, out, arm, seed, of[arm, seed].learning_rate) / point.checkpoint
+        panel = scorer.panel(f"{arm}, seed {seed}, step {point.step}", checkpoint, whole=role != "level")
         measurements.append(_measurement(point, panel, base, arm=arm, role=role, seed=seed, matched_with=matched_with))
         return panel
 
@@ -279,31 +299,81 @@ def _compare(
     for name in study.arms:
         if name == study.reference:
             continue
-        pairs, reached, missed = [], [], []
+        pairs, curves, stopped, missed = [], [], {}, []
         for seed in study.seeds:
-            pair = match(of[study.reference, seed], of[name, seed])
-            if pair is None:
+            matched = match(of[study.reference, seed], of[name, seed], study.levels)
+            if not matched:
                 missed.append(seed)
                 continue
-            reached.append(seed)
-            before = measure(study.reference, seed, pair.reference, "matched reference", name)
-            pairs.append((before, measure(name, seed, pair.other, "matched")))
+            before, after = _Curve(start, base, study.loss_on), _Curve(start, base, study.loss_on)
+            for depth, pair in enumerate(matched):
+                theirs = measure(study.reference, seed, pair.reference, "level" if depth else "matched reference", name)
+                ours = measure(name, seed, pair.other, "level" if depth else "matched")
+                before.add(pair.reference, theirs)
+                after.add(pair.other, ours)
+                if not depth:
+                    pairs.append((theirs, ours))
+            curves.append((before, after, matched[0].level))
+            if (drift := pairs[-1][1].drift) is not None:
+                stopped[seed] = before.stopped(drift.kl)
         differences = _Differences(pairs, len(study.arms) - 1)
         comparisons.append(
             Comparison(
                 arm=name,
                 reference=study.reference,
-                reached=reached,
+                reached=[seed for seed in study.seeds if seed not in missed],
                 missed=missed,
                 mc1=differences.truthfulqa("mc1"),
                 mc2=differences.truthfulqa("mc2"),
                 accuracy=differences.accuracy(),
                 drift=differences.drift(),
+                area={
+                    prompt: paired_difference(
+                        [before.mean_mc2(prompt, level) for before, _, level in curves],
+                        [after.mean_mc2(prompt, level) for _, after, level in curves],
+                        comparisons=len(study.arms) - 1,
+                    )
+                    for prompt in study.truthfulqa.prompts
+                    if curves and study.levels > 1
+                },
+                stopped=stopped,
             )
         )
     for seed in study.seeds:
         measure(study.reference, seed, trained(of[study.reference, seed].points)[-1], "last")
     return measurements, comparisons
+
+
+class _Curve:
+    """What one arm kept on its way down from the base: the base's panel, then measured ones, by eval loss."""
+
+    def __init__(self, start: TrajectoryPoint, base: Panel, loss_on: str) -> None:
+        self._loss_on, self._base_loss = loss_on, eval_loss(start, loss_on)
+        self._panels = {self._base_loss: base}
+
+    def add(self, point: TrajectoryPoint, panel: Panel) -> None:
+        if eval_loss(point, self._loss_on) < self._base_loss:
+            self._panels[eval_loss(point, self._loss_on)] = panel
+
+    def mean_mc2(self, prompt: PromptName, deepest: float) -> list[float]:
+        """Each question's mean MC2 from the base's loss to ``deepest``; see :mod:`tinyengram.study.frontier`."""
+        losses = sorted(self._panels, reverse=True)
+        rows = [self._panels[loss].truthfulqa[prompt].rows for loss in losses]
+        if deepest >= self._base_loss:  # Nothing was learned, so the way has no length.
+            return [row.mc2 for row in rows[0]]
+        weights = curve_weights(losses, deepest)
+        return [
+            sum(weight * row.mc2 for weight, row in zip(weights, question, strict=True))
+            for question in zip(*rows, strict=True)
+        ]
+
+    def stopped(self, kl: float) -> float:
+        """The lowest loss of a checkpoint that diverges from the base on general text by at most ``kl``."""
+        return min(
+            loss
+            for loss, panel in self._panels.items()
+            if loss == self._base_loss or (panel.drift is not None and panel.drift.kl <= kl)
+        )
 
 
 def _measurement(point: TrajectoryPoint, panel: Panel, base: Panel | None, **which: Any) -> Measurement:
@@ -385,7 +455,8 @@ class _Differences:
                 name: self._of([panel.accuracy[one_set][name].rows for panel in self._panels], "correct_norm")
                 for name in by_prompt
             }
-            for one_set, by_prompt in (self._panels[0].accuracy if self._panels else {}).items()
+            # The last: of the base everything is known, of a checkpoint between the levels only the curve.
+            for one_set, by_prompt in (self._panels[-1].accuracy if self._panels else {}).items()
         }
 
     def drift(self) -> Difference | None:

@@ -57,12 +57,13 @@ class Scorer:
         self._study, self._material, self._out, self._clock, self._on_event = study, material, out, clock, on_event
         self._loaded: tuple[Path | None, Any] | None = None
 
-    def panel(self, label: str, checkpoint: Path | None) -> Panel:
+    def panel(self, label: str, checkpoint: Path | None, *, whole: bool = True) -> Panel:
         """Measure a checkpoint (None: the base), or read what was measured before.
 
         Args:
             label: Names the checkpoint in news of the run.
             checkpoint: Folder of an adapter.
+            whole: Also ask what is not needed for a curve: further choice sets and calls.
         """
         from tinyengram.scoring import accuracy, drift, truthfulqa
 
@@ -91,7 +92,7 @@ class Scorer:
                     model, tokenizer, questions, prompt=prompt, on_done=tell
                 ),
             )
-        for set_name, one_set in material.choice_sets.items():
+        for set_name, one_set in material.choice_sets.items() if whole else ():
             panel.accuracy[set_name] = {}
             for name in self._study.truthfulqa.prompts:
                 prompt = self._prompt(name, accuracy.PLAIN)
@@ -117,7 +118,7 @@ class Scorer:
                     model, tokenizer, material.texts, max_tokens=longest, on_done=tell
                 ),
             )
-        if self._study.calls is not None:
+        if whole and self._study.calls is not None:
             panel.calls = self._calls(kept)
         return panel
 
