@@ -100,3 +100,23 @@ def test_a_hard_gate_shuts_to_exactly_zero() -> None:
     shut = (read == 0).all(-1)
     assert shut.any(), "a strongly disagreeing hidden state shuts the gate"
     assert not shut.all()
+
+
+@pytest.mark.parametrize("scale", [50.0, -50.0])
+def test_a_hard_gate_that_is_wide_open_or_shut_can_still_learn(scale: float) -> None:
+    known = collect_ngrams(TAUGHT.tolist(), orders=ORDERS, pad_token_id=0)
+    model = get_peft_model(tiny_model(), tiny_config(memory="exact", ngrams=known, gate="hard"))
+    stir(model)
+    from tinyengram.memory.layer import EngramMemory
+
+    memory = next(module for module in model.modules() if isinstance(module, EngramMemory))
+    rows = torch.zeros(1, 2, dtype=torch.long)
+    with torch.no_grad():
+        for norm in (memory.key_norm, memory.query_norm):
+            norm.weight.fill_(1.0)
+        found = memory.tables(rows).flatten(-2)
+        # Nearly along the key, or against it, the logit is beyond where the gate reaches 1, or 0.
+        hidden = memory.key_norm(memory.key_proj(found)) * scale + torch.randn(1, 32)
+        assert torch.equal(memory.read(hidden, rows), memory.value_proj(found) * (scale > 0))
+    memory.read(hidden, rows).sum().backward()
+    assert memory.key_proj.weight.grad.abs().max() > 0
