@@ -7,9 +7,9 @@ from markupsafe import escape
 
 from tests.study.test_matching import trajectory
 from tinyengram.hardware import Hardware
-from tinyengram.report.figures import loss_figure, retention_figure
+from tinyengram.report.figures import difference_figure, loss_figure, retention_figure, shift_figure
 from tinyengram.report.page import render_page
-from tinyengram.report.table import table_rows
+from tinyengram.report.table import further_tables, table_rows
 from tinyengram.sources.provenance import Provenance
 from tinyengram.study.finding import describe_finding
 from tinyengram.study.plan import load_study
@@ -154,3 +154,99 @@ def test_figures_show_every_point_and_mark_the_pair(results: Results) -> None:
     assert list(points["lora"].x) == [1.0, 0.5]
     assert points["lora"].error_y.array[0] == pytest.approx(0.03)
     assert sorted(points["matched pair"].x) == [0.9, 1.0]
+
+
+@pytest.fixture
+def many(results: Results) -> Results:
+    """Four arms against LoRA, each of which kept another number of points more; the last never reached its loss."""
+    kept = {"up": 0.06, "flat": 0.005, "down": -0.06, "steep": -0.2}
+    results.study.arms = {
+        "lora": results.study.arms["lora"],
+        **dict.fromkeys([*kept, "never"], results.study.arms["engram"]),
+    }
+    results.trajectories = [trajectory(arm, [2, 1, 0.5]) for arm in results.study.arms]
+    lost = difference(-0.05, -0.08, -0.02)
+    results.measurements = [results.measurements[0]]
+    results.comparisons = []
+    for index, (arm, mean) in enumerate(kept.items()):
+        results.measurements += [
+            measurement("lora", "matched reference", 10, 1.0, lost, matched_with=arm),
+            measurement(arm, "matched", 10, 0.9, difference(mean, mean - 0.04, mean + 0.04)),
+            measurement(arm, "level", 5, 1.5, difference(mean, mean - 0.04, mean + 0.04)),
+        ]
+        results.measurements[-2].retention["plain"].shift = 2.5 / 10**index
+        both = dict.fromkeys(("plain", "chat"), difference(mean, mean - 0.04, mean + 0.04))
+        results.comparisons.append(
+            Comparison(arm=arm, reference="lora", reached=[0], missed=[], mc1=both, mc2=both, area=both)
+        )
+    results.comparisons.append(
+        Comparison(arm="never", reference="lora", reached=[], missed=[0], mc1={}, mc2={}),
+    )
+    results.measurements.append(measurement("lora", "last", 20, 0.5, lost))
+    return results
+
+
+def test_many_arms_are_told_together_by_way_of_asking(many: Results) -> None:
+    finding = describe_finding(many)
+    assert finding.startswith(
+        "At matched eval loss in the plain prompt, against lora, kept more of MC2: up (+6.0 points (95% interval +2.0 "
+        "to +10.0)); kept less of MC2: down (−6.0 points"
+    )
+    assert "steep (−20.0 points" in finding
+    assert "no difference is shown for flat." in finding
+    assert "moved least with steep (0.002 times as far as with lora) and most with up (2 times)" in finding
+    assert "never never reached the eval loss of any checkpoint of lora" in finding
+
+
+def test_the_arms_are_compared_in_a_table_of_their_own(many: Results) -> None:
+    table = next(one for one in further_tables(many) if one.title == "Each arm against lora at matched loss")
+    assert len(table.rows) == 4 * 2
+    assert [row.cells[0] for row in table.rows[::2]] == ["up", "flat", "down", "steep"]
+    assert table.rows[0].cells[1:5] == ("0.9000, 1.0000", "plain", "+6.0", "+6.0 (+2.0 to +10.0)")
+    assert [row.kind for row in table.rows[::2]] == ["matched", "", "", ""]
+    # A checkpoint of the reference that is matched to several arms is one row, and other levels are none.
+    assert [row.cells[0] for row in table_rows(many)[::2]] == [
+        "smollm2-135m-instruct",
+        "lora",
+        "up",
+        "flat",
+        "down",
+        "steep",
+        "lora, trained on",
+    ]
+    assert "What each arm kept more than lora at equal loss" in render_page(many)
+
+
+def test_several_seeds_are_one_row(many: Results) -> None:
+    many.study.seeds = [0, 1]
+    other = [row.model_copy(update={"seed": 1, "step": 20, "eval_loss_answer": 2.0}) for row in many.measurements[1:]]
+    many.measurements += other
+    row = next(row for row in table_rows(many) if row.cells[0] == "up")
+    assert row.cells[1:4] == ("10 to 20", "1.4500", "9.0000")
+    assert row.cells[7] == "+6.0 (seeds +6.0 to +6.0)"
+
+
+def test_a_long_table_is_folded_behind_the_comparison(many: Results) -> None:
+    assert "<details>" not in render_page(many)
+    for index in range(12):
+        name = f"arm {index}"
+        many.study.arms[name] = many.study.arms["up"]
+        many.trajectories.append(trajectory(name, [2, 1, 0.5]))
+        many.measurements.append(measurement(name, "matched", 10, 0.9, difference(0, -0.1, 0.1)))
+    page = render_page(many)
+    assert page.index("Each arm against lora") < page.index('class="finding"') < page.index("<details>")
+    assert page.count("Each arm against lora") == 1
+
+
+def test_figures_of_many_arms(many: Results) -> None:
+    plain, chat = difference_figure(many).data
+    assert list(plain.x) == pytest.approx([6, 0.5, -6, -20])
+    assert list(plain.error_x.array) == pytest.approx([4] * 4)
+    assert [round(y) for y in plain.y] == [0, 1, 2, 3]
+    assert all(first < second for first, second in zip(plain.y, chat.y, strict=True))
+    shifts = shift_figure(many)
+    assert sorted(shifts.data[0].x) == pytest.approx([0.0025, 0.025, 0.25, 1.25, 2.5])
+    assert list(shifts.layout.yaxis.ticktext) == list(many.study.arms)
+    lines = {trace.name: trace for trace in retention_figure(many, "plain").data}
+    assert list(lines["up"].x) == [1.5, 0.9]
+    assert list(lines["not beaten"].x) == sorted(lines["not beaten"].x, reverse=True)

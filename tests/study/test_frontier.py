@@ -20,11 +20,12 @@ def test_the_mean_is_the_area_of_the_cut_curve_over_its_width(losses: list[float
     share = data.draw(st.floats(0.05, 1))
     x = np.array([-math.log(loss) for loss in losses])
     end = x[0] + share * (x[-1] - x[0])
-    if not x[0] < end or math.exp(-end) < losses[-1]:
+    deepest = max(math.exp(-end), losses[-1])
+    if not deepest < losses[0] or not x[0] < end:
         return
     grid = np.union1d(np.linspace(x[0], end, 2001), x[x < end])
     area = np.trapezoid(np.interp(grid, x, scores), grid) / (end - x[0])
-    weights = curve_weights(losses, math.exp(-end))
+    weights = curve_weights(losses, deepest)
     assert sum(weights) == pytest.approx(1)
     assert np.dot(weights, scores) == pytest.approx(area, abs=1e-4)
 

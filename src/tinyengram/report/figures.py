@@ -121,7 +121,7 @@ def difference_figure(results: Results) -> Any:
         figure.add_trace(
             go.Scatter(
                 x=[100 * one.mean for one in differences],
-                y=[one.arm for one in compared],
+                y=[line + _offset(results, at) for line in range(len(compared))],
                 name=f"{prompt} prompt",
                 mode="markers",
                 marker={"color": _COLOURS[at], "size": 10},
@@ -133,12 +133,13 @@ def difference_figure(results: Results) -> Any:
                     "thickness": 1.5,
                     "width": 4,
                 },
-                hovertemplate="%{x:+.1f} points<extra>%{y}, %{fullData.name}</extra>",
+                customdata=[one.arm for one in compared],
+                hovertemplate="%{x:+.1f} points<extra>%{customdata}, %{fullData.name}</extra>",
             )
         )
     figure.add_vline(x=0, line={"color": _BASE_COLOUR, "dash": "dot", "width": 1.5})
     _style(figure, f"MC2 kept more than {results.study.reference}, points (bars: 95% interval)", "")
-    _by_arm(figure, len(compared))
+    _by_arm(figure, [one.arm for one in compared])
     return figure
 
 
@@ -154,24 +155,30 @@ def shift_figure(results: Results) -> Any:
         figure.add_trace(
             go.Scatter(
                 x=[row.retention[prompt].shift for row in matched],
-                y=[row.arm for row in matched],
+                y=[arms.index(row.arm) + _offset(results, at) for row in matched],
                 name=f"{prompt} prompt",
                 mode="markers",
                 marker={"color": _COLOURS[at], "size": 10, "opacity": 0.75},
-                hovertemplate="%{x:.3f} nats<extra>%{y}, %{fullData.name}</extra>",
+                customdata=[f"{row.arm}, seed {row.seed}" for row in matched],
+                hovertemplate="%{x:.3f} nats<extra>%{customdata}, %{fullData.name}</extra>",
             )
         )
     _style(figure, "Mean absolute shift of a choice's log-likelihood, nats", "")
-    figure.update_xaxes(type="log", dtick=1)
-    _by_arm(figure, len(arms))
-    figure.update_yaxes(categoryorder="array", categoryarray=arms)
+    figure.update_xaxes(type="log")
+    _by_arm(figure, arms)
     return figure
 
 
-def _by_arm(figure: Any, arms: int) -> None:
-    """Arms from top to bottom, with room for each."""
-    figure.update_yaxes(autorange="reversed", automargin=True)
-    figure.update_layout(height=160 + 34 * arms)
+def _offset(results: Results, prompt: int) -> float:
+    """Where in an arm's line a way of asking is drawn, so that none hides another."""
+    return 0.24 * (prompt - (len(results.study.truthfulqa.prompts) - 1) / 2)
+
+
+def _by_arm(figure: Any, arms: list[str]) -> None:
+    """A line for each arm, from top to bottom."""
+    lines = {"tickvals": list(range(len(arms))), "ticktext": arms, "range": [len(arms) - 0.5, -0.5]}
+    figure.update_yaxes(**lines, automargin=True)
+    figure.update_layout(height=160 + 40 * len(arms))
 
 
 def _rings(x: list[float], y: list[float], rows: list[Measurement], results: Results) -> Any:

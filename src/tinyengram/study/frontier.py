@@ -36,16 +36,18 @@ def curve_weights(losses: Sequence[float], deepest: float) -> list[float]:
     Raises:
         ValueError: The losses do not fall, or ``deepest`` lies outside of them.
     """
+    if len(losses) < 2 or any(later >= earlier for earlier, later in pairwise(losses)):
+        raise ValueError(f"losses {list(losses)} must fall from each to the next.")
+    if not losses[-1] <= deepest < losses[0]:
+        raise ValueError(f"deepest={deepest} must lie below {losses[0]} and not below {losses[-1]}.")
     at = [math.log(loss) for loss in losses]
     end = math.log(deepest)
-    if len(at) < 2 or any(later >= earlier for earlier, later in pairwise(at)):
-        raise ValueError(f"losses {list(losses)} must fall from each to the next.")
-    if not at[-1] <= end < at[0]:
-        raise ValueError(f"deepest={deepest} must lie below {losses[0]} and not below {losses[-1]}.")
     weights = [0.0] * len(at)
     for index, (left, right) in enumerate(pairwise(at)):
         if left <= end:
             break
+        if left == right:  # Two losses so near that their logarithms are one.
+            continue
         cut = max(right, end)
         # Score at the cut: a mixture of both ends, `share` of it the right one's.
         share = (left - cut) / (left - right)
