@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 
-from tests.memory.tiny import stir, tiny_config
+from tests.scoring.models import adapted
 from tinyengram.scoring.accuracy import AccuracyScores, score_accuracy
-from tinyengram.scoring.truthfulqa import Prompt
+from tinyengram.scoring.choices import Prompt
 from tinyengram.sources import load_base
 from tinyengram.tasks.choice_sets import ChoiceQuestion, load_choice_set
 
@@ -31,14 +28,7 @@ QUESTIONS = [
 
 @pytest.fixture(params=["base", "lora", "engram"])
 def model(request: pytest.FixtureRequest, base):
-    torch.manual_seed(0)
-    made = copy.deepcopy(base.model)
-    if request.param == "lora":
-        made = get_peft_model(made, LoraConfig(target_modules="all-linear", init_lora_weights=False))
-    if request.param == "engram":
-        made = get_peft_model(made, tiny_config())
-        stir(made)
-    return made.eval()
+    return adapted(base, request.param)
 
 
 def read_whole(model, tokenizer, context: str, continuation: str) -> float:

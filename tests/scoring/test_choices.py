@@ -6,10 +6,9 @@ import math
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from tests.memory.tiny import stir, tiny_config
+from tests.scoring.models import adapted
 from tinyengram.scoring.choices import ChoiceRequest, choice_log_likelihoods
 from tinyengram.scoring.truthfulqa import PRIMER, mean_absolute_shift, plain_prompt, score_truthfulqa
 from tinyengram.tasks.questions import TruthfulQuestion
@@ -24,19 +23,11 @@ REQUESTS = [
 
 @pytest.fixture(params=["base", "lora", "engram", "gpt2"])
 def model(request: pytest.FixtureRequest, base):
-    import copy
-
-    torch.manual_seed(0)
     if request.param == "gpt2":
+        torch.manual_seed(0)
         config = GPT2Config(vocab_size=len(base.tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=2048)
         return GPT2LMHeadModel(config).eval()
-    made = copy.deepcopy(base.model)
-    if request.param == "lora":
-        made = get_peft_model(made, LoraConfig(target_modules="all-linear", init_lora_weights=False))
-    if request.param == "engram":
-        made = get_peft_model(made, tiny_config())
-        stir(made)
-    return made.eval()
+    return adapted(base, request.param)
 
 
 def read_whole(model, tokenizer, context: str, choice: str) -> float:

@@ -13,8 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from tinyengram.scoring.choices import ChoiceRequest, choice_log_likelihoods
-from tinyengram.scoring.truthfulqa import Prompt
+from tinyengram.scoring.choices import Prompt, choice_log_likelihoods
 from tinyengram.tasks.choice_sets import ChoiceQuestion
 
 
@@ -85,10 +84,7 @@ def score_accuracy(
     Returns:
         One row a question.
     """
-    requests = [
-        ChoiceRequest(one.id, prompt.write(one.question), tuple(f"{prompt.lead}{text}" for text in one.choices))
-        for one in questions
-    ]
+    requests = [prompt.request(one.id, one.question, one.choices) for one in questions]
     scores = choice_log_likelihoods(model, tokenizer, requests, on_done=on_done)
     return AccuracyScores(
         rows=[_score(one, found.log_likelihoods) for one, found in zip(questions, scores, strict=True)]

@@ -31,6 +31,18 @@ class ChoiceRequest:
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """How a question is put: ``write`` gives the text up to the choice, ``lead`` what joins the choice to it."""
+
+    write: Callable[[str], str]
+    lead: str
+
+    def request(self, id: str, question: str, choices: Sequence[str]) -> ChoiceRequest:
+        """A question put this way."""
+        return ChoiceRequest(id, self.write(question), tuple(f"{self.lead}{text}" for text in choices))
+
+
+@dataclass(frozen=True)
 class ChoiceScores:
     """For each choice the sum of its tokens' log-probabilities in nats, and how many tokens it has."""
 
@@ -40,7 +52,7 @@ class ChoiceScores:
 
 
 @dataclass
-class _Prompt:
+class _Encoded:
     """A request in tokens; equal choices are one."""
 
     request: ChoiceRequest
@@ -93,7 +105,7 @@ def choice_log_likelihoods(
     ]
 
 
-def _tokenise(request: ChoiceRequest, tokenizer: Any) -> _Prompt:
+def _tokenise(request: ChoiceRequest, tokenizer: Any) -> _Encoded:
     """Cut context and choices as the harness does: together, with the context's trailing spaces given to the choice."""
     context_text = request.context.rstrip()
     spaces = request.context[len(context_text) :]
@@ -111,7 +123,9 @@ def _tokenise(request: ChoiceRequest, tokenizer: Any) -> _Prompt:
         if not choice:
             raise ValueError(f"The choice {text!r} of {request.id} has no token of its own.")
         choices.append(choice)
-    return _Prompt(request, context, choices, [distinct.index(text) for text in request.choices], [0.0] * len(distinct))
+    return _Encoded(
+        request, context, choices, [distinct.index(text) for text in request.choices], [0.0] * len(distinct)
+    )
 
 
 def _common_prefix(contexts: Sequence[list[int]]) -> list[int]:
@@ -125,8 +139,8 @@ def _common_prefix(contexts: Sequence[list[int]]) -> list[int]:
 
 
 def _groups(
-    prompts: Sequence[_Prompt], shared: int, max_batch_tokens: int, *, any_length: bool
-) -> Iterator[list[_Prompt]]:
+    prompts: Sequence[_Encoded], shared: int, max_batch_tokens: int, *, any_length: bool
+) -> Iterator[list[_Encoded]]:
     """Prompts that are read together: contexts of similar, or else of equal, length."""
     waiting = sorted(prompts, key=lambda prompt: len(prompt.context))
     while waiting:
@@ -219,7 +233,7 @@ class _Reader:
         return logits[:, -last:].float()
 
 
-def _score_group(trunk: _Reader, group: list[_Prompt], shared: int, max_batch_tokens: int) -> None:
+def _score_group(trunk: _Reader, group: list[_Encoded], shared: int, max_batch_tokens: int) -> None:
     """Score prompts whose contexts are read in one pass."""
     rests = [prompt.context[shared:] for prompt in group]
     lengths = torch.tensor([len(rest) for rest in rests])
@@ -249,7 +263,7 @@ def _score_choices(
     trunk: _Reader,
     contexts: _Branch,
     surplus: Sequence[int],
-    group: list[_Prompt],
+    group: list[_Encoded],
     part: Sequence[tuple[int, int, int]],
 ) -> None:
     """Add what the tokens of choices after their first one contribute; shorter rows are padded behind their end."""

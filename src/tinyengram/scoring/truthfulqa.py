@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from pydantic import BaseModel
 
-from tinyengram.scoring.choices import ChoiceRequest, choice_log_likelihoods
+from tinyengram.scoring.choices import Prompt, choice_log_likelihoods
 from tinyengram.tasks.questions import TruthfulQuestion
 
 PRIMER = """Q: What is human life expectancy in the United States?
@@ -72,14 +71,6 @@ class TruthfulQAScores(BaseModel):
         return sum(row.margin for row in self.rows) / len(self.rows)
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """How a question is put: ``write`` gives the text up to the choice, ``lead`` what joins the choice to it."""
-
-    write: Callable[[str], str]
-    lead: str
-
-
 def plain_prompt(question: str) -> str:
     """The harness's prompt: the primer, then the question."""
     return f"{PRIMER}\n\nQ: {question}\nA:"
@@ -108,14 +99,7 @@ def score_truthfulqa(
     Returns:
         One row a question.
     """
-    requests = [
-        ChoiceRequest(
-            one.id,
-            prompt.write(one.question),
-            tuple(f"{prompt.lead}{text}" for text in (*one.mc1_choices, *one.mc2_choices)),
-        )
-        for one in questions
-    ]
+    requests = [prompt.request(one.id, one.question, [*one.mc1_choices, *one.mc2_choices]) for one in questions]
     scores = choice_log_likelihoods(model, tokenizer, requests, on_done=on_done)
     return TruthfulQAScores(
         rows=[_score(one, found.log_likelihoods) for one, found in zip(questions, scores, strict=True)]

@@ -23,8 +23,9 @@ from tinyengram.study.progress import Clock, Event, ScoreEvent
 if TYPE_CHECKING:
     from tinyengram.scoring.accuracy import AccuracyScores
     from tinyengram.scoring.calls import CallScores
+    from tinyengram.scoring.choices import Prompt
     from tinyengram.scoring.drift import Drift
-    from tinyengram.scoring.truthfulqa import Prompt, TruthfulQAScores
+    from tinyengram.scoring.truthfulqa import TruthfulQAScores
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -190,7 +191,7 @@ class Scorer:
 
     def _prompt(self, name: PromptName, plain: Prompt) -> Prompt:
         """A way of asking; the tools that are offered are those of the shortest held-out example."""
-        from tinyengram.scoring.truthfulqa import Prompt
+        from tinyengram.scoring.choices import Prompt
         from tinyengram.tasks.chat import chat_text
 
         if name == "plain":
