@@ -12,7 +12,8 @@ from tests.arms import ENGRAM, EXACT, LORA, examples, settings, tiny_base
 from tinyengram.errors import TinyEngramError
 from tinyengram.files import sha256_of
 from tinyengram.sources import Base
-from tinyengram.training import StepEvent, check_config, eval_losses, peft_config, train_arm
+from tinyengram.study.matching import late_train_loss
+from tinyengram.training import StepEvent, check_config, eval_losses, peft_config, read_trajectory, train_arm
 
 
 @pytest.fixture
@@ -96,6 +97,19 @@ def test_an_interrupted_arm_ends_with_the_same_bits(tmp_path: Path, method: str,
     assert measured(continued) == measured(whole)
     last = f"checkpoint-13/{'adapter_model.safetensors'}"
     assert sha256_of(tmp_path / "cut" / last) == sha256_of(tmp_path / "whole" / last)
+
+
+def test_a_run_that_breaks_down_is_seen_and_never_chosen(base: Base, tmp_path: Path) -> None:
+    broken = run(base, tmp_path, "lora", {**LORA, "init_lora_weights": False}, learning_rate=1e20)
+    assert read_trajectory(tmp_path) is not None
+    assert late_train_loss(broken) == float("inf")
+
+
+def test_a_method_that_looks_at_the_weights_is_checked_too(base: Base) -> None:
+    config = peft_config("shira", {"r": 2, "target_modules": ["q_proj"]}, base=base)
+    before = {name: parameter.clone() for name, parameter in base.model.named_parameters()}
+    assert check_config(config, base) == 4 * 2 * (32 + 32)
+    assert {name for name, _ in base.model.named_parameters()} == before.keys()
 
 
 def test_a_finished_arm_is_not_trained_again(base: Base, tmp_path: Path) -> None:

@@ -35,7 +35,9 @@ def _commands() -> None:
 
 @app.command()
 def compare(
-    study: Annotated[str, typer.Argument(help="A preset (quick, original, smoke) or a study file.")] = "quick",
+    study: Annotated[
+        str, typer.Argument(help="A preset (quick, evidence, original, smoke) or a study file.")
+    ] = "quick",
     out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/<name of the study>.")] = None,
 ) -> None:
     """Train every arm of a study, compare them at matched eval loss and write a report.

@@ -71,7 +71,11 @@ class TrainingSettings(BaseModel):
         return self
 
 
-class TrajectoryPoint(BaseModel):
+class _Record(BaseModel):
+    model_config = ConfigDict(ser_json_inf_nan="constants")  # JSON's null would not read back as a number.
+
+
+class TrajectoryPoint(_Record):
     """What was measured at one stop of a training run; losses are means over tokens, in nats.
 
     ``train_loss`` is the mean over the steps since the stop before.
@@ -86,7 +90,7 @@ class TrajectoryPoint(BaseModel):
     checkpoint: str | None
 
 
-class Trajectory(BaseModel):
+class Trajectory(_Record):
     """The stops of one arm with one seed, in order of steps; step 0 is the base itself."""
 
     arm: str
@@ -202,9 +206,9 @@ def check_config(config: PeftConfig, base: Base) -> int:
     try:
         try:
             return adapted(hollow=True)
-        except NotImplementedError:  # The method looks at the base's weights.
+        except (NotImplementedError, RuntimeError):  # The method looks at the base's weights.
             return adapted(hollow=False)
-    except (ValueError, TypeError, NotImplementedError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:
         raise TinyEngramError(f"{type(config).__name__} does not fit the base: {error}") from error
 
 
@@ -439,6 +443,7 @@ def _make_trainer(
         save_steps=settings.eval_every,
         logging_strategy="steps",
         logging_steps=1,
+        logging_nan_inf_filter=False,  # A run that breaks down must be seen to.
         include_num_input_tokens_seen="non_padding",
         seed=seed,
         data_seed=seed,

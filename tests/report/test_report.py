@@ -11,9 +11,9 @@ from tinyengram.report.figures import difference_figure, loss_figure, retention_
 from tinyengram.report.page import render_page
 from tinyengram.report.table import further_tables, table_rows
 from tinyengram.sources.provenance import Provenance
-from tinyengram.study.finding import describe_finding
+from tinyengram.study.finding import describe_finding, stopped_losses
 from tinyengram.study.plan import load_study
-from tinyengram.study.results import Comparison, DataAccount, Measurement, Results, Retention, RunProvenance
+from tinyengram.study.results import Comparison, DataAccount, Measurement, Results, Retention, RunProvenance, TextDrift
 from tinyengram.study.statistics import Difference
 
 LABEL = "TruthfulQA's embedded subset of 481"
@@ -223,7 +223,7 @@ def test_several_seeds_are_one_row(many: Results) -> None:
     many.measurements += other
     row = next(row for row in table_rows(many) if row.cells[0] == "up")
     assert row.cells[1:4] == ("10 to 20", "1.4500", "9.0000")
-    assert row.cells[7] == "+6.0 (seeds +6.0 to +6.0)"
+    assert row.cells[7] == "+6.0 (+6.0 to +6.0)"
 
 
 def test_a_long_table_is_folded_behind_the_comparison(many: Results) -> None:
@@ -250,3 +250,22 @@ def test_figures_of_many_arms(many: Results) -> None:
     lines = {trace.name: trace for trace in retention_figure(many, "plain").data}
     assert list(lines["up"].x) == [1.5, 0.9]
     assert list(lines["not beaten"].x) == sorted(lines["not beaten"].x, reverse=True)
+
+
+def test_where_the_reference_would_stop_to_diverge_as_little(many: Results) -> None:
+    def drift(kl: float) -> TextDrift:
+        return TextDrift(kl=kl, perplexity=20.0, file="scores/x.json")
+
+    up = many.comparisons[0]
+    assert stopped_losses(many, up) == []
+    many.measurements.append(measurement("lora", "level", 5, 1.4, difference(0, -0.1, 0.1), matched_with="up"))
+    for row in many.measurements:
+        row.drift = drift({5: 0.1, 10: 0.2, 20: 0.4}.get(row.step, 0.0))
+    matched = next(row for row in many.measurements if (row.arm, row.role) == ("up", "matched"))
+    found = {}
+    for kl in (0.05, 0.1, 0.3, 0.5):
+        matched.drift = drift(kl)
+        found[kl] = stopped_losses(many, up)
+    assert found == {0.05: [None], 0.1: [1.4], 0.3: [1.0], 0.5: [0.5]}
+    matched.drift = drift(0.05)
+    assert "none diverges so little" in render_page(many)

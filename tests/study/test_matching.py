@@ -110,5 +110,13 @@ def test_learning_rates_are_judged_by_the_second_half_of_training() -> None:
     for point, loss in zip(run.points[1:], [9.0, 9.0, 0.5, 0.7], strict=True):
         point.train_loss = loss
     assert late_train_loss(run) == 0.6
-    run.points[-1].train_loss = float("nan")
+    run.points[1].train_loss = float("nan")
     assert late_train_loss(run) == float("inf")
+    assert late_train_loss(trajectory("lora", [9])) == float("inf")
+
+
+def test_a_run_that_broke_down_is_read_back_and_matched_where_it_was_whole() -> None:
+    run = trajectory("engram", [5, float("nan"), 2, float("inf")])
+    again = Trajectory.model_validate_json(run.model_dump_json())
+    assert str(again) == str(run)
+    assert [pair.other.step for pair in match_levels(trajectory("lora", [5, 3, 1]), again, levels=2)] == [20]

@@ -74,6 +74,7 @@ def test_the_original_preset_is_the_published_experiment() -> None:
         ({"arms__engram__training__loss_on": "whole"}, "same loss"),
         ({"name": "../x"}, "name"),
         ({"levels": 0}, "levels.*0"),
+        ({"arms__lora__rates": [1e-3, 1.0000001e-3]}, "rates .* of arm 'lora' names one rate more than once"),
         ({"arms__lora__rates": [1e-3]}, "arms.lora gives both rates and training.learning_rate"),
         ({"arms__lora__rates": [-1.0]}, "arms.lora.rates.0.*-1.0"),
     ],

@@ -40,6 +40,20 @@ def test_seeds_widen_the_interval() -> None:
     assert not several.shown
 
 
+@pytest.mark.parametrize(("between_seeds", "between_questions"), [(1.0, 1.0), (0.3, 1.0), (0.0, 1.0), (1.0, 0.0)])
+def test_coverage_with_three_seeds(between_seeds: float, between_questions: float) -> None:
+    """A bootstrap over three seeds alone would hold the truth three times out of four."""
+    draw = np.random.default_rng(7)
+    covered = 0
+    for _ in range(150):
+        seeds = draw.normal(0, between_seeds, size=(3, 1))
+        questions = draw.normal(0.2, between_questions, size=(1, 40))
+        sample = seeds + questions + draw.normal(0, 0.5, size=(3, 40))
+        found = paired_difference([[0.0] * 40] * 3, sample.tolist())
+        covered += found.low <= 0.2 <= found.high
+    assert covered / 150 >= 0.88
+
+
 def test_coverage_is_near_95_percent() -> None:
     draw = np.random.default_rng(3)
     covered = 0

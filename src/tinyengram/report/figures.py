@@ -12,6 +12,9 @@ from tinyengram.study.results import Measurement, Results
 # Okabe and Ito's palette: told apart with any kind of colour vision.
 _COLOURS = ("#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
 _DASHES = ("solid", "dash", "dot")
+_SYMBOLS = ("circle", "square", "triangle-up")
+# A logarithmic axis has no zero: an arm that moved nothing is drawn here.
+_LEAST_SHIFT = 1e-4
 _BASE_COLOUR = "#8A8F98"
 _TEXT_COLOUR = "#80858E"
 _GRID_COLOUR = "rgba(128, 133, 142, 0.22)"
@@ -28,7 +31,7 @@ def loss_figure(results: Results) -> Any:
             go.Scatter(
                 x=[point.step for point in trajectory.points],
                 y=[eval_loss(point, loss_on) for point in trajectory.points],
-                **_named(results, trajectory.arm, trajectory.seed),
+                **_named(figure, results, trajectory.arm, trajectory.seed),
                 mode="lines+markers",
                 line={**_line(results, trajectory.arm), "width": 2.5},
                 hovertemplate="step %{x}: %{y:.4f}<extra>%{fullData.name}</extra>",
@@ -62,7 +65,7 @@ def retention_figure(results: Results, prompt: PromptName) -> Any:
             y=[mc2 for _, mc2 in edge],
             name="not beaten",
             mode="lines",
-            line={"color": _BASE_COLOUR, "width": 7, "shape": "hv"},
+            line={"color": _BASE_COLOUR, "width": 7, "shape": "vh"},
             opacity=0.3,
             hoverinfo="skip",
         )
@@ -74,12 +77,12 @@ def retention_figure(results: Results, prompt: PromptName) -> Any:
             go.Scatter(
                 x=[_loss(results, row) for row in rows],
                 y=[row.retention[prompt].mc2 for row in rows],
-                **({"name": results.study.base.name} if seed is None else _named(results, arm, seed)),
+                **({"name": results.study.base.name} if seed is None else _named(figure, results, arm, seed)),
                 mode="markers+lines" if seed is not None else "markers",
                 marker={
                     "color": _line(results, arm)["color"],
                     "size": 11,
-                    "symbol": "diamond" if seed is None else "circle",
+                    "symbol": "diamond" if seed is None else _nth(_SYMBOLS, results, arm),
                 },
                 line={**_line(results, arm), "width": 1.5},
                 error_y={
@@ -154,13 +157,13 @@ def shift_figure(results: Results) -> Any:
     for at, prompt in enumerate(results.study.truthfulqa.prompts):
         figure.add_trace(
             go.Scatter(
-                x=[row.retention[prompt].shift for row in matched],
+                x=[max(row.retention[prompt].shift or 0.0, _LEAST_SHIFT) for row in matched],
                 y=[arms.index(row.arm) + _offset(results, at) for row in matched],
                 name=f"{prompt} prompt",
                 mode="markers",
                 marker={"color": _COLOURS[at], "size": 10, "opacity": 0.75},
-                customdata=[f"{row.arm}, seed {row.seed}" for row in matched],
-                hovertemplate="%{x:.3f} nats<extra>%{customdata}, %{fullData.name}</extra>",
+                customdata=[[f"{row.arm}, seed {row.seed}", row.retention[prompt].shift] for row in matched],
+                hovertemplate="%{customdata[1]:.4f} nats<extra>%{customdata[0]}, %{fullData.name}</extra>",
             )
         )
     _style(figure, "Mean absolute shift of a choice's log-likelihood, nats", "")
@@ -204,14 +207,23 @@ def _line(results: Results, arm: str) -> dict[str, str]:
     if arm == "base":
         return {"color": _BASE_COLOUR, "dash": "solid"}
     index = list(results.study.arms).index(arm)
-    return {"color": _COLOURS[index % len(_COLOURS)], "dash": _DASHES[index // len(_COLOURS) % len(_DASHES)]}
+    return {"color": _COLOURS[index % len(_COLOURS)], "dash": _nth(_DASHES, results, arm)}
 
 
-def _named(results: Results, arm: str, seed: int | None) -> dict[str, Any]:
-    """Name of a run, which is shown or hidden with the arm's others; the legend names the first."""
+def _nth(kinds: tuple[str, ...], results: Results, arm: str) -> str:
+    """One of some kinds, another one each time that the colours are used up."""
+    return kinds[list(results.study.arms).index(arm) // len(_COLOURS) % len(kinds)]
+
+
+def _named(figure: Any, results: Results, arm: str, seed: int | None) -> dict[str, Any]:
+    """Name of a run, which is shown or hidden with the arm's others; the legend names the first that is drawn."""
+    first = all(trace.legendgroup != arm for trace in figure.data)
     several = len(results.study.seeds) > 1
-    first = seed == results.study.seeds[0]
-    return {"name": arm if first else f"{arm}, seed {seed}", "legendgroup": arm, "showlegend": first or not several}
+    return {
+        "name": f"{arm}, seed {seed}" if several and not first else arm,
+        "legendgroup": arm,
+        "showlegend": first,
+    }
 
 
 def _loss(results: Results, row: Measurement) -> float:

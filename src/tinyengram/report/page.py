@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 from tinyengram.report.figures import difference_figure, loss_figure, retention_figure, shift_figure
-from tinyengram.report.table import HEADINGS, further_tables, table_rows
+from tinyengram.report.table import further_tables, headings, table_rows
 from tinyengram.study.results import Results
 
 # From so many rows on the first table is folded up and the comparison of the arms leads.
@@ -32,7 +32,7 @@ def render_page(results: Results) -> str:
     return template.render(
         results=results,
         study=results.study,
-        headings=HEADINGS,
+        headings=headings(results),
         rows=rows,
         folded=len(rows) > _LONG_TABLE,
         further_tables=further_tables(results),
@@ -46,10 +46,11 @@ def render_page(results: Results) -> str:
 def _figures(results: Results) -> Iterator[tuple[str, str, Any]]:
     """Name, title and picture of each figure; the answer to the study's question comes first when it has many parts."""
     several = len(results.comparisons) > 1 or len(results.study.seeds) > 1
-    if several:
+    if several and any(one.reached for one in results.comparisons):
         reference = results.study.reference
         yield "difference", f"What each arm kept more than {reference} at equal loss", difference_figure(results)
-        yield "shift", "How far each arm moved answers that it was not taught, at equal loss", shift_figure(results)
+        title = f"How far each arm moved answers that it was not taught, where its loss is matched with {reference}'s"
+        yield "shift", title, shift_figure(results)
     yield "loss", "How fast each arm learned", loss_figure(results)
     for at, prompt in enumerate(results.study.truthfulqa.prompts):
         title = f"Kept at equal loss, asked in the {prompt} prompt"

@@ -7,26 +7,26 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from tinyengram.study.finding import matched_rows, mean_loss, points, shift_ratio
+from tinyengram.study.finding import matched_rows, mean_loss, points, shift_ratio, stopped_losses
 from tinyengram.study.matching import eval_loss, late_train_loss
 from tinyengram.study.plan import PromptName
-from tinyengram.study.results import Measurement, Results
+from tinyengram.study.results import Comparison, Measurement, Results
 from tinyengram.study.statistics import Difference
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-HEADINGS = (
-    "Model",
-    "Step",
-    "Eval loss, answer",
-    "Eval loss, whole text",
-    "Asked in",
-    "MC1",
-    "MC2",
-    "ΔMC2, points (95% interval)",
-    "Shift, nats",
-)
+
+def headings(results: Results) -> tuple[str, ...]:
+    """Of the experiment's table."""
+    spread = _spread(results)
+    learned = "Model", "Step", "Eval loss, answer", "Eval loss, whole text"
+    return *learned, "Asked in", "MC1", "MC2", f"ΔMC2, points ({spread})", "Shift, nats"
+
+
+def _spread(results: Results) -> str:
+    """What stands in brackets behind a change from the base."""
+    return "95% interval" if len(results.study.seeds) == 1 else "range over seeds"
 
 
 @dataclass(frozen=True)
@@ -62,18 +62,28 @@ def further_tables(results: Results) -> list[FurtherTable]:
     reference = results.study.reference
     if rows := _comparison_rows(results):
         caption = (
-            f"Differences in percentage points, arm minus {reference}, with intervals that hold together for all arms. "
-            f"Shift: mean absolute change of a choice's log-likelihood, as a multiple of {reference}'s."
+            f"Differences in percentage points, arm minus {reference}; of one measure asked in one way the intervals "
+            f"of all arms hold together. Shift: mean absolute change of a choice's log-likelihood, as a multiple of "
+            f"{reference}'s."
         )
         if results.study.levels > 1:
-            caption += " On the way: mean over the logarithm of the loss, from the base down to the matched loss."
+            caption += (
+                " On the way: mean over the logarithm of the loss, from the base down to the matched loss, along "
+                "straight lines between the measured checkpoints."
+            )
+        if any(stopped_losses(results, one) for one in results.comparisons):
+            caption += (
+                f" At equal KL: the lowest loss of a measured checkpoint of {reference} that diverges from the base on "
+                "general text no more than the arm does."
+            )
         tables.append(
             FurtherTable(f"Each arm against {reference} at matched loss", caption, _comparison_headings(results), rows)
         )
     if rows := _knowledge_rows(results):
         labels = "; ".join(one.label for one in results.data.choice_sets.values())
         caption = f"{labels}. Right: highest log-likelihood per character."
-        tables.append(FurtherTable("What is still known", caption, KNOWLEDGE_HEADINGS, rows))
+        changed = f"Change, points ({_spread(results)})"
+        tables.append(FurtherTable("What is still known", caption, (*KNOWLEDGE_HEADINGS, changed), rows))
     if rows := _drift_rows(results):
         caption = f"{results.data.texts_label}, KL(base‖model)."
         tables.append(FurtherTable("Drift on general text", caption, DRIFT_HEADINGS, rows))
@@ -85,7 +95,10 @@ def further_tables(results: Results) -> list[FurtherTable]:
         )
         tables.append(FurtherTable("Are the calls right?", caption, CALL_HEADINGS, rows))
     if rows := _rate_rows(results):
-        caption = "Tried with the first seed; the lowest mean training loss over the second half of a run decides."
+        caption = (
+            "Tried with the first seed; the lowest mean training loss at the stops in the second half of a run "
+            "decides. It is what was minimised, with the divergence from the base where an arm is held to it."
+        )
         tables.append(FurtherTable("Learning rates", caption, RATE_HEADINGS, rows))
     return tables
 
@@ -97,9 +110,11 @@ def _groups(results: Results) -> list[list[Measurement]]:
         if row.role != "level":
             groups.setdefault((row.arm, row.role, row.matched_with), []).append(row)
     shown: dict[tuple, list[Measurement]] = {}
-    for (arm, role, _), rows in groups.items():
+    for (arm, role, partner), rows in groups.items():
         # A reference checkpoint that is matched to several arms is shown once.
-        shown.setdefault((arm, role, *((row.seed, row.step) for row in rows)), rows)
+        first = shown.setdefault((arm, role, *((row.seed, row.step) for row in rows)), [*rows])
+        if first[0].matched_with != partner:
+            first[0] = first[0].model_copy(update={"matched_with": f"{first[0].matched_with}, {partner}"})
     return list(shown.values())
 
 
@@ -125,20 +140,20 @@ def _cells(results: Results, group: list[Measurement], prompt: PromptName) -> tu
         prompt,
         f"{fmean(one.mc1 for one in kept):.4f}",
         f"{fmean(one.mc2 for one in kept):.4f}",
-        _change([one.delta_mc2 for one in kept]),
+        _change(results, [one.delta_mc2 for one in kept]),
         f"{fmean(shifts):.3f}" if shifts else "–",
     )
 
 
-def _change(deltas: Sequence[Difference | None]) -> str:
-    """A change from the base with its interval; over several seeds their mean and range."""
+def _change(results: Results, deltas: Sequence[Difference | None]) -> str:
+    """A change from the base with its interval; of a study with several seeds their mean and range."""
     known = [delta for delta in deltas if delta is not None]
     if not known:
         return "–"
-    if len(known) == 1:
+    if len(results.study.seeds) == 1:
         return _interval(known[0])
     means = [delta.mean for delta in known]
-    return f"{points(fmean(means))} (seeds {points(min(means))} to {points(max(means))})"
+    return f"{points(fmean(means))} ({points(min(means))} to {points(max(means))})"
 
 
 def _interval(difference: Difference) -> str:
@@ -163,8 +178,8 @@ def _comparison_headings(results: Results) -> tuple[str, ...]:
     if results.study.levels > 1:
         headings.append("MC2 on the way, points (95% interval)")
     headings += ["Shift, ratio"]
-    if any(one.stopped for one in results.comparisons):
-        headings.append(f"Eval loss of {reference} if stopped at the arm's KL")
+    if any(stopped_losses(results, one) for one in results.comparisons):
+        headings.append(f"Eval loss of {reference} at equal KL")
     return tuple(headings)
 
 
@@ -182,10 +197,19 @@ def _comparison_rows(results: Results) -> list[TableRow]:
             if results.study.levels > 1:
                 cells.append(_interval(one.area[prompt]))
             cells.append(f"{shift_ratio(results, one, prompt):.3g}")
-            if any(other.stopped for other in results.comparisons):
-                cells.append(f"{fmean(one.stopped.values()):.4f}" if one.stopped and not at else "")
+            if any(stopped_losses(results, other) for other in results.comparisons):
+                cells.append("" if at else _stopped(results, one))
             rows.append(TableRow("matched" if one.mc2[prompt].low > 0 else "", tuple(cells)))
     return rows
+
+
+def _stopped(results: Results, comparison: Comparison) -> str:
+    """Mean over the seeds in which some checkpoint diverges as little."""
+    found = stopped_losses(results, comparison)
+    reached = [loss for loss in found if loss is not None]
+    if not reached:
+        return "none diverges so little"
+    return f"{fmean(reached):.4f}" + (f" ({len(reached)} of {len(found)} seeds)" if len(reached) < len(found) else "")
 
 
 CALL_HEADINGS = ("Model", "Step", "Parses", "Right functions", "Right calls", "Refrains where no tool fits")
@@ -204,7 +228,7 @@ def _call_rows(results: Results) -> list[TableRow]:
     return rows
 
 
-KNOWLEDGE_HEADINGS = ("Model", "Step", "Set", "Asked in", "Right", "Chance", "Change, points (95% interval)")
+KNOWLEDGE_HEADINGS = ("Model", "Step", "Set", "Asked in", "Right", "Chance")
 
 
 def _knowledge_rows(results: Results) -> list[TableRow]:
@@ -215,7 +239,13 @@ def _knowledge_rows(results: Results) -> list[TableRow]:
             for prompt in by_prompt:
                 found = [row.accuracy[name][prompt] for row in group]
                 shares = (f"{fmean(one.acc_norm for one in found):.1%}", f"{results.data.choice_sets[name].chance:.1%}")
-                cells = (*_named(results, group), name, prompt, *shares, _change([one.delta_acc_norm for one in found]))
+                cells = (
+                    *_named(results, group),
+                    name,
+                    prompt,
+                    *shares,
+                    _change(results, [one.delta_acc_norm for one in found]),
+                )
                 rows.append(TableRow(group[0].role.replace(" ", "-"), cells))
     return rows
 
@@ -253,16 +283,16 @@ def _rate_rows(results: Results) -> list[TableRow]:
 def terminal_tables(results: Results) -> list[Table]:
     """The tables for a terminal: the experiment's, with the question set in its title, and the further ones."""
     title = f"{results.study.name}: {results.data.question_label}"
-    tables = [_terminal_table(title, HEADINGS, table_rows(results))]
+    tables = [_terminal_table(title, headings(results), table_rows(results))]
     tables += [_terminal_table(one.title, one.headings, one.rows) for one in further_tables(results)]
     return tables
 
 
-def _terminal_table(title: str, headings: Sequence[str], rows: Sequence[TableRow]) -> Table:
+def _terminal_table(title: str, columns: Sequence[str], rows: Sequence[TableRow]) -> Table:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
-    for heading in headings:
+    for heading in columns:
         table.add_column(heading, justify="left" if heading in ("Model", "Arm", "Set", "Asked in") else "right")
     styles = {"matched": "bold green", "matched-reference": "bold", "last": "dim"}
     for row in rows:

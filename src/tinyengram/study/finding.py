@@ -124,9 +124,11 @@ def _limits(results: Results) -> list[str]:
             f"is at least {100 * max(one.detectable for one in compared):.1f} points."
         )
         if (together := compared[0].comparisons) > 1:
-            limits.append(f"The intervals of the {together} arms' differences hold together.")
+            limits.append(f"Of one measure asked in one way the intervals of all {together} arms hold together.")
     if seeds == 1:
         limits.append("This is one run per arm: intervals cover the choice of questions, not that of seeds.")
+    elif alone := [one.arm for one in results.comparisons if len(one.reached) == 1]:
+        limits.append(f"Of {', '.join(alone)} one seed is compared: its intervals do not cover the choice of seeds.")
     return limits
 
 
@@ -158,7 +160,29 @@ def mean_shift(rows: list[Measurement], prompt: PromptName) -> float:
 def shift_ratio(results: Results, comparison: Comparison, prompt: PromptName) -> float:
     """How many times as far as with the reference log-likelihoods of choices moved with the arm."""
     ours, theirs = (mean_shift(rows, prompt) for rows in matched_rows(results, comparison))
-    return ours / theirs if theirs else float("inf")
+    if not theirs:
+        return float("inf") if ours else 1.0
+    return ours / theirs
+
+
+def stopped_losses(results: Results, comparison: Comparison) -> list[float | None]:
+    """For each seed, how far the reference gets without diverging more from the base on general text than the arm does.
+
+    The lowest eval loss among the reference's measured checkpoints that diverge at most as much as the arm at its
+    matched one; None if all of them diverge more. Empty when the study does not measure drift.
+    """
+    found: list[float | None] = []
+    for row in matched_rows(results, comparison)[0]:
+        if row.drift is not None:
+            reached = [
+                mean_loss(results, [one])
+                for one in results.measurements
+                if (one.arm, one.seed) == (comparison.reference, row.seed)
+                and one.drift is not None
+                and one.drift.kl <= row.drift.kl
+            ]
+            found.append(min(reached, default=None))
+    return found
 
 
 def _listed(seeds: list[int]) -> str:

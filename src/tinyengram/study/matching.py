@@ -31,13 +31,14 @@ def trained(points: Sequence[TrajectoryPoint]) -> list[TrajectoryPoint]:
 
 
 def late_train_loss(trajectory: Trajectory) -> float:
-    """Mean training loss over the second half of a run, by which learning rates are chosen: it sees nothing held out.
+    """Mean training loss at the stops in the second half of a run, by which learning rates are chosen.
 
-    Infinity for a run that broke down, so that it is never chosen.
+    It sees nothing held out. Infinity for a run that broke down, so that it is never chosen.
     """
-    losses = [point.train_loss for point in trained(trajectory.points) if point.train_loss is not None]
-    loss = fmean(losses[len(losses) // 2 :]) if losses else math.inf
-    return loss if math.isfinite(loss) else math.inf
+    stops = trained(trajectory.points)
+    losses = [math.nan if point.train_loss is None else point.train_loss for point in stops]
+    late = [loss for loss, point in zip(losses, stops, strict=True) if 2 * point.step > stops[-1].step]
+    return fmean(late) if stops and all(map(math.isfinite, losses)) else math.inf
 
 
 def match(reference: Trajectory, other: Trajectory, levels: int = 1) -> list[MatchedPair]:
@@ -60,7 +61,7 @@ def match(reference: Trajectory, other: Trajectory, levels: int = 1) -> list[Mat
     def loss(point: TrajectoryPoint) -> float:
         return eval_loss(point, reference.loss_on)
 
-    others = trained(other.points)
+    others = [point for point in trained(other.points) if math.isfinite(loss(point))]
     lowest = min((loss(point) for point in others), default=float("inf"))
     shared = [point for point in trained(reference.points) if loss(point) >= lowest]
     records = [shared[index] for index in record_lows([loss(point) for point in shared])]

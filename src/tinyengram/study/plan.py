@@ -85,7 +85,7 @@ class ArmSection(_Section):
     """A PEFT method with its options, and where its training differs from the study's.
 
     ``rates`` are learning rates to choose from instead of the one in ``training``: each is tried with the study's first
-    seed, and the lowest training loss over the second half of the run decides for every seed.
+    seed, and the lowest training loss at the stops in the second half of the run decides for every seed.
     """
 
     method: str
@@ -125,6 +125,14 @@ class Study(_Section):
         if len(set(seeds)) < len(seeds):
             raise ValueError(f"seeds {seeds} names one seed more than once")
         return seeds
+
+    @field_validator("arms")
+    @classmethod
+    def _distinct_rates(cls, arms: dict[str, ArmSection]) -> dict[str, ArmSection]:
+        for name, arm in arms.items():
+            if len({f"{rate:g}" for rate in arm.rates}) < len(arm.rates):
+                raise ValueError(f"rates {arm.rates} of arm {name!r} names one rate more than once")
+        return arms
 
     @field_validator("accuracy")
     @classmethod

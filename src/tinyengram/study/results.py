@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from tinyengram.hardware import Hardware
 from tinyengram.sources.provenance import Provenance
@@ -12,7 +12,7 @@ from tinyengram.study.plan import PromptName, Study
 from tinyengram.study.statistics import Difference
 from tinyengram.training import Trajectory
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
 
 Role = Literal["base", "matched reference", "matched", "level", "last"]
 
@@ -129,9 +129,6 @@ class Comparison(BaseModel):
         drift: The same for the divergence from the base on general text, in nats per token.
         area: Arm minus reference in the mean MC2 on the way down from the base to the matched loss, by the logarithm of
             the loss; empty unless the study matches at several levels.
-        stopped: By seed, the loss at which the reference would have had to stop to diverge no more from the base on
-            general text than the arm does at the matched pair: the lowest among its checkpoints that were measured with
-            the arm, or the base's if even the first of them diverges more. Empty when drift is not measured.
     """
 
     arm: str
@@ -143,7 +140,6 @@ class Comparison(BaseModel):
     accuracy: dict[str, dict[PromptName, Difference]] = {}
     drift: Difference | None = None
     area: dict[PromptName, Difference] = {}
-    stopped: dict[int, float] = {}
 
 
 class ChoiceSetAccount(BaseModel):
@@ -198,7 +194,9 @@ class Results(BaseModel):
         finding: In words.
     """
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    model_config = ConfigDict(ser_json_inf_nan="constants")
+
+    schema_version: Literal[2] = SCHEMA_VERSION
     study: Study
     provenance: RunProvenance
     data: DataAccount

@@ -1,7 +1,8 @@
 """Run a study: check everything, train what is missing, match, score, and write down what was found.
 
-The run folder holds ``plan.yaml``, ``provenance.json``, ``arms/<arm>/seed-<n>/``, ``scores/``, ``results.json`` and
-``report.html``. Each file is written whole or not at all, so the same command continues after any interruption.
+The run folder holds ``plan.yaml``, ``provenance.json``, ``arms/<arm>/seed-<n>/`` (of an arm with ``rates``:
+``arms/<arm>/rate-<r>/seed-<n>/``), ``scores/``, ``results.json`` and ``report.html``. Each file is written whole or not
+at all, so the same command continues after any interruption.
 """
 
 from __future__ import annotations
@@ -219,7 +220,12 @@ def _train(
     """
     from tinyengram.training import peft_config, read_trajectory, train_arm
 
+    # Kept here and not only read from the folder: of several processes only the first may see it.
+    taken: dict[tuple[str, int], Trajectory] = {}
+
     def run(name: str, seed: int, rate: float | None) -> Trajectory:
+        if (name, seed) in taken:
+            return taken[name, seed]
         arm, settings = study.arms[name], study.settings(name, rate)
         folder = _run_folder(study, out, name, seed, settings.learning_rate)
         done = read_trajectory(folder)
@@ -248,6 +254,7 @@ def _train(
         if tried:
             best = min(tried, key=late_train_loss)
             chosen[name] = best.learning_rate
+            taken[name, study.seeds[0]] = best
             trials += [trial for trial in tried if trial is not best]
     return [run(name, seed, chosen[name]) for seed in study.seeds for name in study.arms], trials
 
@@ -299,7 +306,7 @@ def _compare(
     for name in study.arms:
         if name == study.reference:
             continue
-        pairs, curves, stopped, missed = [], [], {}, []
+        pairs, curves, missed = [], [], []
         for seed in study.seeds:
             matched = match(of[study.reference, seed], of[name, seed], study.levels)
             if not matched:
@@ -314,8 +321,6 @@ def _compare(
                 if not depth:
                     pairs.append((theirs, ours))
             curves.append((before, after, matched[0].level))
-            if (drift := pairs[-1][1].drift) is not None:
-                stopped[seed] = before.stopped(drift.kl)
         differences = _Differences(pairs, len(study.arms) - 1)
         comparisons.append(
             Comparison(
@@ -336,7 +341,6 @@ def _compare(
                     for prompt in study.truthfulqa.prompts
                     if curves and study.levels > 1
                 },
-                stopped=stopped,
             )
         )
     for seed in study.seeds:
@@ -366,14 +370,6 @@ class _Curve:
             sum(weight * row.mc2 for weight, row in zip(weights, question, strict=True))
             for question in zip(*rows, strict=True)
         ]
-
-    def stopped(self, kl: float) -> float:
-        """The lowest loss of a checkpoint that diverges from the base on general text by at most ``kl``."""
-        return min(
-            loss
-            for loss, panel in self._panels.items()
-            if loss == self._base_loss or (panel.drift is not None and panel.drift.kl <= kl)
-        )
 
 
 def _measurement(point: TrajectoryPoint, panel: Panel, base: Panel | None, **which: Any) -> Measurement:

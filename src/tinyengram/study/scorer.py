@@ -72,7 +72,8 @@ class Scorer:
         panel = Panel(truthfulqa={}, accuracy={}, drift=None, calls=None, files={})
 
         def kept(kind: str, way: str, schema: type[T], asked: object, total: int, score: Callable[..., T]) -> T:
-            found, file = self._kept(kind, f"{label}, {way}", checkpoint, schema, asked, total, score)
+            what = kind if kind == way else f"{kind}, {way}"
+            found, file = self._kept(kind, f"{label}, {what}", checkpoint, schema, asked, total, score)
             panel.files[kind, way] = file
             return found
 

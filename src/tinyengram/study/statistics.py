@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from pydantic import BaseModel
 
 _RESAMPLES = 10_000
 _ERROR_RATE = 0.05
-# A true difference of (1.960 + 0.842) standard errors is shown four times out of five (Cohen 1988, two-sided 5%).
+# Half an interval is 1.960 standard errors, and a true difference of 1.960 + 0.842 of them is shown four times out of
+# five (Cohen 1988, two-sided 5%).
 _POWER_QUANTILE = 0.8
 
 
@@ -42,8 +44,12 @@ class Difference(BaseModel):
 def paired_difference(
     before: Sequence[Sequence[float]], after: Sequence[Sequence[float]], *, comparisons: int = 1
 ) -> Difference:
-    """Difference of two models' scores on the same questions, resampled over questions, and over seeds if there are
-    several.
+    """Difference of two models' scores on the same questions, resampled over questions, with the spread of seeds.
+
+    Three seeds cannot be resampled: a bootstrap never leaves the range of what it was given, and that of three values
+    holds the truth three times out of four. So questions are resampled, and of several seeds the variance that is more
+    than chance among the questions explains is added with Student's t: seeds and questions as crossed random effects,
+    components by the method of moments (Searle et al. 1992, chapter 4).
 
     Args:
         before: For each seed the score of every question.
@@ -67,8 +73,10 @@ def paired_difference(
     generator = np.random.default_rng(0)
     # Questions are resampled as multiplicities, so that one matrix product does every resample.
     weights = generator.multinomial(questions, np.full(questions, 1 / questions), size=_RESAMPLES)
-    chosen = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=_RESAMPLES)
-    means = (weights @ differences.T / questions * chosen).sum(axis=1) / seeds
+    means = weights @ differences.mean(axis=0) / questions
+    if seeds > 1:
+        spread = (_seed_variance(differences) / seeds) ** 0.5
+        means = means + spread * generator.standard_t(seeds - 1, size=_RESAMPLES)
     tail = _ERROR_RATE / comparisons / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     binary = bool(np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all())
@@ -77,11 +85,20 @@ def paired_difference(
         low=float(low),
         high=float(high),
         p_value=min(1.0, comparisons * _mcnemar(first[0], second[0])) if binary and seeds == 1 else None,
-        detectable=float((norm.ppf(1 - tail) + norm.ppf(_POWER_QUANTILE)) * means.std()),
+        detectable=float((high - low) / 2 * (1 + norm.ppf(_POWER_QUANTILE) / norm.ppf(1 - tail))),
         questions=questions,
         seeds=seeds,
         comparisons=comparisons,
     )
+
+
+def _seed_variance(differences: Any) -> float:
+    """Variance between seeds beyond what each one's own chance with the questions explains; ``(seeds, questions)``."""
+    seeds, questions = differences.shape
+    by_seed, by_question = differences.mean(axis=1, keepdims=True), differences.mean(axis=0, keepdims=True)
+    residual = differences - by_seed - by_question + differences.mean()
+    chance = (residual**2).sum() / ((seeds - 1) * max(1, questions - 1)) / questions
+    return max(0.0, float(by_seed.var(ddof=1) - chance))
 
 
 def _mcnemar(before: Sequence[float], after: Sequence[float]) -> float:
