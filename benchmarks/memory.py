@@ -133,6 +133,20 @@ def table_growth() -> tuple[float, float]:
     return seconds["100000"], seconds["10000000"]
 
 
+def collecting() -> float:
+    """Tokens a second on one core: two million in documents of a thousand, a fifth of each an answer."""
+    likely = 1 / torch.arange(1, 30_001, dtype=torch.float)  # As words are, by Zipf's law.
+    documents = (torch.multinomial(likely, 2_000_000, replacement=True) + 3).view(2000, 1000).tolist()
+    masks = [[False] * 800 + [True] * 200] * len(documents)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        seconds = median_seconds({"collect": lambda: collect_ngrams(documents, masks, orders=(2, 3, 4))})["collect"]
+    finally:
+        torch.set_num_threads(threads)
+    return 2_000_000 / seconds
+
+
 def train_big_table(folder: Path) -> None:
     """In a process of its own: train 370 million table parameters, save them, print peak memory and file size."""
     hardware.keep_freed_memory()
@@ -195,6 +209,7 @@ def main() -> None:
     table.add_row("training tokens a second", *efficiency, f"sgemm limit, {limit:.0f} tokens/s")
     every.clear()
     table.add_row("row indices, 8 x 1024 tokens, 2 layers", f"{1000 * row_indices():.2f} ms", "", "", "")
+    table.add_row("collect_ngrams, tokens a second, one core", f"{collecting() / 1e6:.1f}M", "", "", "")
     few, many = table_growth()
     table.add_row("training step, 10M rows", f"{many / few:.2f}", "", "", f"100k rows, {1000 * few:.0f} ms")
     with tempfile.TemporaryDirectory() as folder:
