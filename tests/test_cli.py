@@ -206,7 +206,9 @@ def test_several_seeds_levels_and_rates(cache: Path, tmp_path: Path) -> None:
     comparison = results.comparisons[0]
     assert comparison.reached == [0, 1]
     assert len(stopped_losses(results, comparison)) == 2
-    assert {one.seeds for one in (*comparison.mc2.values(), *comparison.area.values())} == {2}
+    differences = [*comparison.mc2.values(), *comparison.area.values(), *comparison.shift.values()]
+    assert {one.seeds for one in differences} == {2}
+    assert comparison.shift.keys() == comparison.area.keys() == comparison.mc2.keys()
     levels = [row for row in results.measurements if row.role == "level"]
     assert {(row.arm, row.seed) for row in levels} == {("lora", 0), ("lora", 1), ("engram", 0), ("engram", 1)}
     assert all(row.calls is None and not row.accuracy and row.drift is not None for row in levels)

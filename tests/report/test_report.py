@@ -93,6 +93,7 @@ def results() -> Results:
                 missed=[],
                 mc1={"plain": difference(0, -0.1, 0.1), "chat": difference(0, -0.1, 0.1)},
                 mc2={"plain": difference(0.06, 0.02, 0.1), "chat": difference(-0.06, -0.1, -0.02)},
+                shift={"plain": difference(0, -1, 1), "chat": difference(0, -1, 1)},
             )
         ],
         seconds={"prepare": 10.0, "train lora": 65.0},
@@ -121,7 +122,9 @@ def test_an_interval_with_zero_shows_no_difference(results: Results) -> None:
 
 
 def test_an_arm_that_never_reached_the_level_is_not_compared(results: Results) -> None:
-    results.comparisons[0] = Comparison(arm="engram", reference="lora", reached=[], missed=[0], mc1={}, mc2={})
+    results.comparisons[0] = Comparison(
+        arm="engram", reference="lora", reached=[], missed=[0], mc1={}, mc2={}, shift={}
+    )
     finding = describe_finding(results)
     assert "engram never reached the eval loss of any checkpoint of lora, so the two are not compared" in finding
     assert "points" not in finding
@@ -177,10 +180,10 @@ def many(results: Results) -> Results:
         results.measurements[-2].retention["plain"].shift = 2.5 / 10**index
         both = dict.fromkeys(("plain", "chat"), difference(mean, mean - 0.04, mean + 0.04))
         results.comparisons.append(
-            Comparison(arm=arm, reference="lora", reached=[0], missed=[], mc1=both, mc2=both, area=both)
+            Comparison(arm=arm, reference="lora", reached=[0], missed=[], mc1=both, mc2=both, shift=both, area=both)
         )
     results.comparisons.append(
-        Comparison(arm="never", reference="lora", reached=[], missed=[0], mc1={}, mc2={}),
+        Comparison(arm="never", reference="lora", reached=[], missed=[0], mc1={}, mc2={}, shift={}),
     )
     results.measurements.append(measurement("lora", "last", 20, 0.5, lost))
     return results
@@ -194,7 +197,7 @@ def test_many_arms_are_told_together_by_way_of_asking(many: Results) -> None:
     )
     assert "steep (−20.0 points" in finding
     assert "no difference is shown for flat." in finding
-    assert "moved least with steep (0.002 times as far as with lora) and most with up (2 times)" in finding
+    assert "choices moved less far with down (0.02 times), steep (0.002 times); farther with up (2 times)." in finding
     assert "never never reached the eval loss of any checkpoint of lora" in finding
 
 

@@ -10,7 +10,13 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests.scoring.models import adapted
 from tinyengram.scoring.choices import ChoiceRequest, choice_log_likelihoods
-from tinyengram.scoring.truthfulqa import PRIMER, mean_absolute_shift, plain_prompt, score_truthfulqa
+from tinyengram.scoring.truthfulqa import (
+    PRIMER,
+    mean_absolute_shift,
+    plain_prompt,
+    score_truthfulqa,
+    shift_by_question,
+)
 from tinyengram.tasks.questions import TruthfulQuestion
 
 REQUESTS = [
@@ -122,6 +128,9 @@ class TestTruthfulQA:
             row.log_likelihoods = {choice: value + sign * 0.5 for choice, value in row.log_likelihoods.items()}
         assert mean_absolute_shift(moved, scores) == pytest.approx(0.5)
         assert mean_absolute_shift(scores, scores) == 0
+        first = moved.rows[0].log_likelihoods
+        first[next(iter(first))] += len(first)
+        assert shift_by_question(moved, scores) == pytest.approx([1.5, 0.5])
 
     def test_the_primer_has_six_questions(self) -> None:
         assert PRIMER.startswith("Q: What is human life expectancy in the United States?")

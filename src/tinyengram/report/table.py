@@ -63,8 +63,8 @@ def further_tables(results: Results) -> list[FurtherTable]:
     if rows := _comparison_rows(results):
         caption = (
             f"Differences in percentage points, arm minus {reference}; of one measure asked in one way the intervals "
-            f"of all arms hold together. Shift: mean absolute change of a choice's log-likelihood, as a multiple of "
-            f"{reference}'s."
+            f"of all arms hold together. Shift: mean absolute change of a choice's log-likelihood from the base's, arm "
+            f"minus {reference} and as a multiple of it."
         )
         if results.study.levels > 1:
             caption += (
@@ -177,7 +177,7 @@ def _comparison_headings(results: Results) -> tuple[str, ...]:
     headings = ["Arm", f"Eval loss, its own and {reference}'s", "Asked in", "MC1, points", "MC2, points (95% interval)"]
     if results.study.levels > 1:
         headings.append("MC2 on the way, points (95% interval)")
-    headings += ["Shift, ratio"]
+    headings += ["Shift, nats (95% interval)", "Shift, ratio"]
     if any(stopped_losses(results, one) for one in results.comparisons):
         headings.append(f"Eval loss of {reference} at equal KL")
     return tuple(headings)
@@ -196,6 +196,8 @@ def _comparison_rows(results: Results) -> list[TableRow]:
             cells += [points(one.mc1[prompt].mean), _interval(one.mc2[prompt])]
             if results.study.levels > 1:
                 cells.append(_interval(one.area[prompt]))
+            moved = one.shift[prompt]
+            cells += [f"{moved.mean:+.3g} ({moved.low:+.3g} to {moved.high:+.3g})".replace("-", "\N{MINUS SIGN}")]
             cells.append(f"{shift_ratio(results, one, prompt):.3g}")
             if any(stopped_losses(results, other) for other in results.comparisons):
                 cells.append("" if at else _stopped(results, one))

@@ -124,6 +124,14 @@ def _score(question: TruthfulQuestion, log_likelihoods: Sequence[float]) -> Ques
     )
 
 
+def shift_by_question(scores: TruthfulQAScores, base: TruthfulQAScores) -> list[float]:
+    """How far the log-likelihoods of each question's choices moved from the base's, on average, in nats."""
+    return [
+        fmean(abs(value - before.log_likelihoods[choice]) for choice, value in after.log_likelihoods.items())
+        for after, before in zip(scores.rows, base.rows, strict=True)
+    ]
+
+
 def mean_absolute_shift(scores: TruthfulQAScores, base: TruthfulQAScores) -> float:
     """How far the log-likelihood of a choice moved from the base's, on average, in nats."""
     shifts = [

@@ -49,13 +49,15 @@ def _together(results: Results, reached: list[Comparison]) -> list[str]:
         unshown = [one.arm for one in reached if not one.mc2[prompt].shown]
         if unshown:
             told.append(f"no difference is shown for {', '.join(unshown)}")
-        ratios = {one.arm: shift_ratio(results, one, prompt) for one in reached}
-        least, most = (choose(ratios, key=lambda arm: ratios[arm]) for choose in (min, max))
-        sentences.append(
-            f"At matched eval loss in the {prompt} prompt, against {reference}, {'; '.join(told)}. Log-likelihoods of "
-            f"choices moved least with {least} ({ratios[least]:.2g} times as far as with {reference}) and most with "
-            f"{most} ({ratios[most]:.2g} times)."
-        )
+        moved = []
+        for kind, sign in (("less far", -1), ("farther", 1)):
+            shown = [one for one in reached if one.shift[prompt].shown and sign * one.shift[prompt].mean > 0]
+            if shown:
+                ratios = (f"{one.arm} ({shift_ratio(results, one, prompt):.2g} times)" for one in shown)
+                moved.append(f"{kind} with {', '.join(ratios)}")
+        sentences.append(f"At matched eval loss in the {prompt} prompt, against {reference}, {'; '.join(told)}.")
+        if moved:
+            sentences.append(f"Log-likelihoods of choices moved {'; '.join(moved)}.")
     for one in results.comparisons:
         if one.missed:
             sentences.append(_missed(one))

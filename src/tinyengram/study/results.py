@@ -125,6 +125,7 @@ class Comparison(BaseModel):
         reached: Seeds in which the arm came down to some checkpoint of the reference.
         missed: Seeds in which it never did.
         mc1, mc2: Arm minus reference at the matched pair for each way of asking; empty if never reached.
+        shift: The same for how far the log-likelihoods of a question's choices moved from the base's, in nats.
         accuracy: The same for ``acc_norm`` of each choice set.
         drift: The same for the divergence from the base on general text, in nats per token.
         area: Arm minus reference in the mean MC2 on the way down from the base to the matched loss, by the logarithm of
@@ -137,6 +138,7 @@ class Comparison(BaseModel):
     missed: list[int]
     mc1: dict[PromptName, Difference]
     mc2: dict[PromptName, Difference]
+    shift: dict[PromptName, Difference]
     accuracy: dict[str, dict[PromptName, Difference]] = {}
     drift: Difference | None = None
     area: dict[PromptName, Difference] = {}

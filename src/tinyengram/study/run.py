@@ -330,6 +330,7 @@ def _compare(
                 missed=missed,
                 mc1=differences.truthfulqa("mc1"),
                 mc2=differences.truthfulqa("mc2"),
+                shift=differences.shift(base),
                 accuracy=differences.accuracy(),
                 drift=differences.drift(),
                 area={
@@ -444,6 +445,16 @@ class _Differences:
             for name in (self._panels[0].truthfulqa if self._panels else ())
         }
 
+    def shift(self, base: Panel) -> dict[PromptName, Difference]:
+        """Of how far the log-likelihoods of a question's choices moved from the base's."""
+        from tinyengram.scoring.truthfulqa import shift_by_question
+
+        return {
+            name: self._between([shift_by_question(panel.truthfulqa[name], scores) for panel in self._panels])
+            for name, scores in base.truthfulqa.items()
+            if self._panels
+        }
+
     def accuracy(self) -> dict[str, dict[PromptName, Difference]]:
         """Of ``acc_norm`` for each choice set and way of asking."""
         return {
@@ -461,5 +472,7 @@ class _Differences:
         return self._of(drifts, "kl_per_token") if drifts else None
 
     def _of(self, rows: Sequence[Sequence[Any]], which: str) -> Difference:
-        values = [[getattr(row, which) for row in one] for one in rows]
+        return self._between([[getattr(row, which) for row in one] for one in rows])
+
+    def _between(self, values: Sequence[Sequence[float]]) -> Difference:
         return paired_difference(values[::2], values[1::2], comparisons=self._comparisons)
