@@ -222,6 +222,8 @@ def test_interrupted_it_says_how_to_continue(cache: Path, tmp_path: Path) -> Non
         stdout=subprocess.DEVNULL,
         text=True,
         env=environment(cache),
+        # Tests that run in a shell's background inherit that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr is not None
     for line in process.stderr:
