@@ -6,6 +6,7 @@ STUDY ?= quick
 
 VENV := .venv
 BIN := $(VENV)/bin
+PEER := .venv-peer
 INSTALLED := $(VENV)/.installed
 
 .PHONY: compare test test-all lint format bench clean
@@ -28,9 +29,10 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED)
+bench: $(INSTALLED) $(PEER)/.installed
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/scoring.py
+	$(PEER)/bin/python benchmarks/harness.py --sample 10
 
 $(INSTALLED): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -38,5 +40,12 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
 
+# The harness to compare with has requirements of its own, so it gets an environment of its own.
+$(PEER)/.installed: pyproject.toml
+	test -x $(PEER)/bin/python || $(PYTHON) -m venv $(PEER)
+	$(PEER)/bin/python -m pip install --quiet "$(TORCH)"
+	$(PEER)/bin/python -m pip install --quiet --editable . "lm-eval==0.4.13"
+	touch $@
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEER) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,7 +1,8 @@
 """TruthfulQA by lm-evaluation-harness and by this package: the same scores, and how much faster.
 
 The harness (0.4.13) runs its own task on a sample of the questions, since all of them take it over an hour on two
-cores; its time is scaled by the number of questions. Here all questions are scored. Needs ``lm-eval==0.4.13``.
+cores; its time is scaled by the number of questions. Here all questions are scored. Needs ``lm-eval==0.4.13``;
+`make bench` installs it in an environment of its own and asks the embedded questions.
 Run: python benchmarks/harness.py [TruthfulQA.csv] [--sample 20]
 """
 
