@@ -120,3 +120,4 @@ def test_a_run_that_broke_down_is_read_back_and_matched_where_it_was_whole() -> 
     again = Trajectory.model_validate_json(run.model_dump_json())
     assert str(again) == str(run)
     assert [pair.other.step for pair in match_levels(trajectory("lora", [5, 3, 1]), again, levels=2)] == [20]
+    assert not match_levels(trajectory("lora", [5, float("inf"), float("nan")]), trajectory("engram", [5, 1]))

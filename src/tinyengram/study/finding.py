@@ -36,7 +36,7 @@ def interval(difference: Difference) -> str:
 
 
 def _together(results: Results, reached: list[Comparison]) -> list[str]:
-    """Many arms: for each way of asking, which kept more than the reference, which less, and which moved least."""
+    """Many arms: for each way of asking, which kept more or less than the reference and which moved answers farther."""
     reference = results.study.reference
     sentences = []
     for prompt in results.study.truthfulqa.prompts:

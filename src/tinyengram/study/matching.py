@@ -61,9 +61,11 @@ def match(reference: Trajectory, other: Trajectory, levels: int = 1) -> list[Mat
     def loss(point: TrajectoryPoint) -> float:
         return eval_loss(point, reference.loss_on)
 
-    others = [point for point in trained(other.points) if math.isfinite(loss(point))]
+    others, stops = (
+        [point for point in trained(run.points) if math.isfinite(loss(point))] for run in (other, reference)
+    )
     lowest = min((loss(point) for point in others), default=float("inf"))
-    shared = [point for point in trained(reference.points) if loss(point) >= lowest]
+    shared = [point for point in stops if loss(point) >= lowest]
     records = [shared[index] for index in record_lows([loss(point) for point in shared])]
     taken = min(levels, len(records))
     chosen = [records[(index + 1) * len(records) // taken - 1] for index in reversed(range(taken))]
