@@ -17,7 +17,7 @@ compare: $(INSTALLED)
 	$(BIN)/tinyengram compare $(STUDY)
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow" --numprocesses auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadgroup
 
 test-all: lint
 	$(BIN)/python -m pytest

@@ -46,7 +46,7 @@ def run(kind: str) -> dict[str, str]:
     study = [python, "-m", "tinyengram", "compare", "smoke", "--out", str(folder / "smoke")]
     steps = [
         [*pip, *requirements(kind)],
-        [python, "-m", "pytest", "-m", "not slow", "--numprocesses", "auto", "-p", "no:cacheprovider", *TESTS],
+        [python, "-m", "pytest", "-m", "not slow", "--numprocesses", "auto", "--dist", "loadgroup", *TESTS],
         study,
     ]
     result = "passed"
