@@ -1,21 +1,23 @@
 # Two commands do everything on a fresh machine with Python 3.11: `make compare` and `make test`.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-# Pinned so that a set-up is the same every time; the package itself takes torch>=2.6.
-TORCH ?= torch==2.13.0
 STUDY ?= quick
+# Every version that a set-up installs, written by `make lock`. `make test LOCK=` takes the newest instead, unlocked.
+LOCK ?= constraints.txt
+LOCKED_PYTHON := 3.11
 
 VENV := .venv
 BIN := $(VENV)/bin
 PEER := .venv-peer
 INSTALLED := $(VENV)/.installed
+LOCKED := $(if $(LOCK),--constraint $(LOCK))
 
-.PHONY: compare test test-all lint format bench clean
+.PHONY: compare test test-all lint format bench lock matrix clean
 
 compare: $(INSTALLED)
 	$(BIN)/tinyengram compare $(STUDY)
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadgroup
 
 test-all: lint
 	$(BIN)/python -m pytest
@@ -34,18 +36,28 @@ bench: $(INSTALLED) $(PEER)/.installed
 	$(BIN)/python benchmarks/scoring.py
 	$(PEER)/bin/python benchmarks/harness.py --sample 10
 
-$(INSTALLED): pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+# The newest versions that pyproject.toml allows, written down; run `make matrix` before committing them.
+lock:
+	"$(PYTHON)" scripts/lock.py constraints.txt
+
+# Memory, scoring and a whole small study on the oldest, the locked and the newest versions; prints "works with".
+VERSIONS ?= oldest locked newest
+matrix:
+	"$(PYTHON)" scripts/matrix.py $(VERSIONS)
+
+$(INSTALLED): pyproject.toml $(LOCK) scripts/check_python.py
+	@"$(PYTHON)" scripts/check_python.py $(LOCKED_PYTHON) "$(LOCK)"
+	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(LOCKED) hatchling editables
+	$(BIN)/python -m pip install --quiet $(LOCKED) --no-build-isolation --editable ".[dev]"
 	touch $@
 
 # The harness to compare with has requirements of its own, so it gets an environment of its own.
-$(PEER)/.installed: pyproject.toml
-	test -x $(PEER)/bin/python || $(PYTHON) -m venv $(PEER)
-	$(PEER)/bin/python -m pip install --quiet "$(TORCH)"
+$(PEER)/.installed: pyproject.toml $(LOCK)
+	test -x $(PEER)/bin/python || "$(PYTHON)" -m venv $(PEER)
+	$(PEER)/bin/python -m pip install --quiet $(LOCKED) torch
 	$(PEER)/bin/python -m pip install --quiet --editable . "lm-eval==0.4.13"
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(PEER) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEER) .venv-matrix .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -10,12 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import yaml
 from markupsafe import escape
 
+from tinyengram.cli import main
 from tinyengram.study.finding import stopped_losses
 from tinyengram.study.plan import presets
 from tinyengram.study.results import Results
@@ -79,6 +81,7 @@ def test_help_answers_at_once(cache: Path) -> None:
     assert min(times) < 0.5
 
 
+@pytest.mark.xdist_group("finished")
 class TestFinished:
     def test_results_follow_the_schema_and_every_row_has_its_file(self, finished: Path) -> None:
         results = Results.model_validate_json((finished / "results.json").read_text())
@@ -237,6 +240,37 @@ def test_interrupted_it_says_how_to_continue(cache: Path, tmp_path: Path) -> Non
     assert "Traceback" not in rest
 
 
+class TestFaults:
+    """An error that is not the user's: one line, and the trace in a file; nothing is hidden."""
+
+    @pytest.fixture(autouse=True)
+    def broken(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(name: str) -> None:
+            raise RuntimeError("the first line\nand more")
+
+        monkeypatch.setattr("tinyengram.study.plan.load_study", fail)
+
+    def run(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["tinyengram", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert stopped.value.code == 1
+        return capsys.readouterr().err
+
+    def test_it_ends_in_one_line_that_names_the_trace(self, monkeypatch, capsys) -> None:
+        said = self.run(monkeypatch, capsys, "compare", "smoke")
+        assert said.count("\n") == 1
+        assert "RuntimeError: the first line." in said
+        trace = Path(re.search(r"trace is in (\S+) ", said)[1])
+        assert "and more" in trace.read_text()
+        assert "in fail" in trace.read_text()
+        trace.unlink()
+
+    def test_debug_shows_it_wherever_it_stands(self, monkeypatch, capsys) -> None:
+        for arguments in (("--debug", "compare", "smoke"), ("compare", "smoke", "--debug")):
+            assert "Traceback (most recent call last)" in self.run(monkeypatch, capsys, *arguments)
+
+
 class TestRefusedBeforeTraining:
     def refused(self, cache: Path, out: Path, study: object, *parts: str) -> None:
         run = tinyengram("compare", study, "--out", out, cache=cache)
@@ -264,11 +298,22 @@ class TestRefusedBeforeTraining:
     def test_a_study_that_cannot_run(self, cache: Path, tmp_path: Path, changes: dict, parts: list[str]) -> None:
         self.refused(cache, tmp_path / "out", study_with(tmp_path, **changes), *parts)
 
+    def test_an_arm_that_cannot_be_used_here_is_named_with_versions(self, cache: Path, tmp_path: Path) -> None:
+        prompts = {"method": "prompt_tuning", "options": {"num_virtual_tokens": 4}, "training": {"learning_rate": 0.01}}
+        study = study_with(tmp_path, arms__prompts=prompts)
+        parts = (
+            "Arm 'prompts' (prompt_tuning) cannot be used",
+            f"transformers {version('transformers')}",
+            "virtual tokens",
+        )
+        self.refused(cache, tmp_path / "out", study, *parts)
+
     def test_an_empty_eval_split(self, cache: Path, tmp_path: Path) -> None:
         one = tmp_path / "one.jsonl"
         one.write_text('{"instruction": "a", "input": "b", "output": "c"}\n')
         self.refused(cache, tmp_path / "out", study_with(tmp_path, data__name=str(one)), "eval split", "is empty")
 
+    @pytest.mark.xdist_group("finished")
     def test_a_folder_with_another_study(self, finished: Path, cache: Path, tmp_path: Path) -> None:
         before = (finished / "results.json").read_bytes()
         run = tinyengram("compare", study_with(tmp_path, training__max_steps=9), "--out", finished, cache=cache)

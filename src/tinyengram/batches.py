@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
@@ -13,13 +12,6 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 """Label of a token that does not count in the loss, as everywhere in transformers."""
-
-
-def takes_argument(model: Any, name: str) -> bool:
-    """Whether the forward pass of a causal language model, with or without an adapter, has an argument of this name."""
-    while hasattr(model, "get_base_model"):
-        model = model.get_base_model()
-    return name in inspect.signature(model.forward).parameters
 
 
 def collate(examples: Sequence[EncodedExample], *, loss_on: str, pad_token_id: int) -> dict[str, torch.Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
     from tinyengram.study.progress import Event
 
-_EXIT_BAD_INPUT, _EXIT_INTERRUPTED = 2, 130
+_EXIT_ERROR, _EXIT_BAD_INPUT, _EXIT_INTERRUPTED = 1, 2, 130
+_DEBUG = "--debug"
 
 app = typer.Typer(
     add_completion=False,
@@ -29,8 +31,10 @@ app = typer.Typer(
 
 
 @app.callback()
-def _commands() -> None:
-    """Keep ``compare`` a command of its own while others come."""
+def _options(
+    debug: Annotated[bool, typer.Option(_DEBUG, help="Show the full trace of an error; may stand anywhere.")] = False,
+) -> None:
+    """What every command takes; :func:`main` reads it."""
 
 
 @app.command()
@@ -95,12 +99,33 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder that holds resul
 
 
 def main() -> None:
-    """Run the command line; errors that a user can act on end with their message alone."""
+    """Run the command line.
+
+    An error that a user can act on ends with its message alone. Any other is a fault of the program or of a library:
+    it ends in one line that names the file with its trace.
+    """
+    arguments = sys.argv[1:]
+    debug = _DEBUG in arguments
     try:
-        app()
+        app(args=[argument for argument in arguments if argument != _DEBUG])
     except TinyEngramError as error:
+        if debug:
+            traceback.print_exc()
         print(f"tinyengram: {error}", file=sys.stderr)
         sys.exit(_EXIT_BAD_INPUT)
+    except Exception as error:
+        from tinyengram.files import keep_trace
+
+        if debug:
+            traceback.print_exc()
+        reason = str(error).strip().splitlines()
+        said = f"{type(error).__name__}{': ' + reason[0] if reason else ''}"
+        print(
+            f"tinyengram: this should not have happened: {said}. What was finished is kept; the full trace is in "
+            f"{keep_trace(error)} ({_DEBUG} shows it).",
+            file=sys.stderr,
+        )
+        sys.exit(_EXIT_ERROR)
 
 
 def _prepare_process() -> None:

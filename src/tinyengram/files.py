@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import traceback
 from pathlib import Path
 
 
@@ -37,3 +38,11 @@ def sha256_of(path: Path) -> str:
     """Hexadecimal sha256 of a file, read in blocks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def keep_trace(error: BaseException) -> Path:
+    """Write an error's full trace to a new file in the system's folder for temporary files; its path."""
+    handle, name = tempfile.mkstemp(prefix="tinyengram-error-", suffix=".txt")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write("".join(traceback.format_exception(error)))
+    return Path(name)

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
-from tinyengram.batches import IGNORED, collate, left_padded, predicting_positions, takes_argument
+from tinyengram.batches import IGNORED, collate, left_padded, predicting_positions
+from tinyengram.host import takes_argument
 from tinyengram.tasks.chat import EncodedExample, chat_text
 
 if TYPE_CHECKING:

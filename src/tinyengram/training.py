@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tinyengram.batches import IGNORED, collate, predicting_positions, takes_argument, token_losses
+from tinyengram.batches import IGNORED, collate, predicting_positions, token_losses
 from tinyengram.errors import TinyEngramError, nearest
 from tinyengram.files import write_atomically
+from tinyengram.host import peft_methods, takes_argument
 
 if TYPE_CHECKING:
     import torch
@@ -135,11 +136,9 @@ def peft_config(
     Raises:
         TinyEngramError: The method or an option is unknown, or a value is refused; names the nearest.
     """
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-
     import tinyengram.memory  # noqa: F401 - makes Engram known to PEFT
 
-    known = {str(getattr(name, "value", name)).lower(): config for name, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    known = peft_methods()
     if method.lower() not in known:
         raise TinyEngramError(f"PEFT method {method!r} is unknown.{nearest(method.lower(), known)}")
     config_class = known[method.lower()]

@@ -17,6 +17,7 @@ from tests.memory.tiny import (
     trained_memory,
 )
 from tinyengram import EngramConfig, collect_ngrams
+from tinyengram.host import cache_of
 from tinyengram.memory.layer import EngramLayer, EngramMemory
 
 
@@ -266,7 +267,7 @@ class TestRefusedByName:
 
     def test_a_cache_that_the_memory_did_not_see_filled(self) -> None:
         base, ids = tiny_model(), some_ids()
-        cache = base(input_ids=ids, use_cache=True).past_key_values
+        cache = cache_of(base(input_ids=ids, use_cache=True))
         model = get_peft_model(base, tiny_config())
         with pytest.raises(ValueError, match="fresh cache"):
-            model(input_ids=ids[:, :1], past_key_values=cache)
+            logits_of(model, ids[:, :1], cache=cache)

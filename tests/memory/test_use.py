@@ -13,10 +13,11 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointImpl, checkpoint_wrapper
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, DynamicCache
-from transformers.cache_utils import DummyLayer
+from transformers.generation.continuous_batching.cache import PagedAttentionCache
 
-from tests.memory.tiny import logits_of, some_ids, stir, tiny_config, tiny_model, trained_memory
-from tinyengram import collect_ngrams
+from tests.memory.tiny import logits_of, on, some_ids, stir, tiny_config, tiny_model, trained_memory
+from tinyengram import collect_ngrams, host
+from tinyengram.host import cache_of
 
 
 def test_threads_do_not_read_each_others_texts() -> None:
@@ -105,10 +106,13 @@ def test_adapters_mixed_within_a_batch_are_refused() -> None:
         model(input_ids=ids, adapter_names=["__base__", "default"])
 
 
-def test_continuous_batching_is_refused() -> None:
+@pytest.mark.parametrize("name", host.CACHE_NAMES)
+def test_continuous_batching_is_refused_by_its_kind_of_cache(name: str) -> None:
+    """Whatever the argument is called that brings it: its paged cache has no list of layers."""
     model, ids = trained_memory().base_model.model, some_ids()
-    with pytest.raises(ValueError, match="continuous batching"):
-        model.model(input_ids=ids, cache=object())
+    paged = PagedAttentionCache.__new__(PagedAttentionCache)
+    with pytest.raises(ValueError, match=r"PagedAttentionCache.*continuous batching"):
+        model.model(input_ids=ids, **{name: paged})
 
 
 def test_an_encoder_is_refused() -> None:
@@ -137,7 +141,7 @@ def test_the_models_own_cache_can_be_continued(training: bool) -> None:
     model.train(training)
     with torch.no_grad():
         first = model(input_ids=ids[:, :12], use_cache=True)
-        second = model(input_ids=ids[:, 12:], past_key_values=first.past_key_values, use_cache=True)
+        second = model(input_ids=ids[:, 12:], **on(model, cache_of(first)), use_cache=True)
     torch.testing.assert_close(torch.cat([first.logits, second.logits], 1), whole, atol=2e-4, rtol=1e-4)
 
 
@@ -153,11 +157,11 @@ def test_a_cache_entry_that_offloading_passes_over() -> None:
     """Offloaded caches bring the layer after the last one back by looking for the next with keys: never this one."""
     model, ids = trained_memory(), some_ids()
     cache = DynamicCache(config=model.config)
-    logits_of(model, ids, past_key_values=cache)
+    logits_of(model, ids, cache=cache)
     *layers, entry = cache.layers
     assert len(layers) == 4
     assert not any(type(layer) is type(entry) for layer in layers)
-    assert isinstance(entry, DummyLayer)
+    assert isinstance(entry, host.bystander_layer())
 
 
 def test_tokens_added_to_the_base_later_stand_for_padding(tmp_path) -> None:

@@ -9,6 +9,7 @@ from peft import PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from tinyengram import EngramConfig
+from tinyengram.host import cache_argument
 
 VOCABULARY = 97
 SIZES = {
@@ -102,6 +103,13 @@ def some_ids(batch: int = 2, length: int = 20, *, seed: int = 0) -> torch.Tensor
     return torch.randint(3, VOCABULARY, (batch, length), generator=torch.Generator().manual_seed(seed))
 
 
-def logits_of(model: torch.nn.Module, ids: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+def on(model: torch.nn.Module, cache: Any) -> dict[str, Any]:
+    """The argument that makes a model read on from ``cache``."""
+    return {cache_argument(model): cache}
+
+
+def logits_of(model: torch.nn.Module, ids: torch.Tensor, *, cache: Any = None, **kwargs: Any) -> torch.Tensor:
+    if cache is not None:
+        kwargs |= on(model, cache)
     with torch.no_grad():
         return model(input_ids=ids, **kwargs).logits

@@ -12,13 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import cache_utils
 
-# What transformers skips where it walks over layers with keys and values, as when it brings offloaded ones back.
-_Bystander: type = getattr(cache_utils, "DummyLayer", object)
+from tinyengram import host
 
 
-class EngramCacheLayer(_Bystander):
+class EngramCacheLayer(host.bystander_layer()):  # type: ignore[misc]
     """The tokens so far, and what each memory's convolution read at them; an entry of ``Cache.layers``.
 
     Attributes:
@@ -44,9 +42,7 @@ class EngramCacheLayer(_Bystander):
         for layer in cache.layers:
             if isinstance(layer, cls):
                 return layer
-        make = getattr(cache, "layer_class_to_replicate", None)
-        while make is not None and len(cache.layers) < n_layers:
-            cache.layers.append(make())
+        host.make_missing_layers(cache, n_layers)
         return cls().join(cache)
 
     def join(self, cache: Any) -> EngramCacheLayer:

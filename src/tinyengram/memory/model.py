@@ -13,6 +13,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
+from tinyengram import host
 from tinyengram.memory.cache import EngramCacheLayer
 from tinyengram.memory.compression import compress_vocabulary
 from tinyengram.memory.config import EngramConfig
@@ -170,7 +171,8 @@ class EngramModel(BaseTuner):
 
     def _prepare_model(self, peft_config: EngramConfig, model: Any) -> None:
         name = next(name for name, config in self.peft_config.items() if config is peft_config)
-        decoder_name, blocks_name = _find_blocks(model)
+        decoder_name, blocks_name = host.find_blocks(model)
+        host.cache_argument(model.get_submodule(decoder_name))  # Refused now, not at its first cached step.
         blocks = model.get_submodule(blocks_name)
         beyond = [layer for layer in peft_config.layer_ids if layer >= len(blocks)]
         if beyond:
@@ -266,11 +268,15 @@ class EngramModel(BaseTuner):
         """Note what is about to be read."""
         given = self._signature.bind_partial(*args, **kwargs).arguments
         given |= given.get("kwargs", {})
-        if given.get("cache") is not None and self._is_active():
-            raise ValueError(
-                "Engram cannot be run by continuous batching (generate_batch): what a memory must remember has no "
-                "place on its cache. Use generate(), or disable_adapter() to run the base."
-            )
+        cache = host.cache_given(given)
+        if cache is not None and not host.has_layers(cache):
+            if self._is_active():
+                raise ValueError(
+                    f"Engram cannot be read with a {type(cache).__name__}, which has no layers: what a memory must "
+                    "remember has no place on it, as in continuous batching (generate_batch). Use generate(), or "
+                    "disable_adapter() to run the base."
+                )
+            return
         ids = given.get("input_ids")
         if ids is None:
             if self._is_active():
@@ -279,7 +285,6 @@ class EngramModel(BaseTuner):
                     "disable_adapter() to run the base."
                 )
             return
-        cache = given.get("past_key_values")
         if cache is not None:
             state = EngramCacheLayer.on(cache, self._n_blocks)
             if int(cache.get_seq_length()) != state.length and not self._is_active():
@@ -291,8 +296,8 @@ class EngramModel(BaseTuner):
 
     def _end_reading(self, decoder: Any, args: tuple, output: Any) -> None:
         reading = self._slot.take()
-        cache = getattr(output, "past_key_values", None)
-        if reading is not None and cache is not None and reading.state not in cache.layers:
+        cache = host.cache_of(output)
+        if reading is not None and host.has_layers(cache) and reading.state not in cache.layers:
             reading.state.join(cache)
 
     def _is_active(self) -> bool:
@@ -467,38 +472,9 @@ def _unload_former_memory(model: Any, decoder: nn.Module) -> None:
                     model.set_submodule(name, module.base_layer)
 
 
-def _find_blocks(model: Any) -> tuple[str, str]:
-    """Names of the decoder and of its list of blocks.
-
-    Raises:
-        ValueError: No list of blocks is found.
-    """
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise ValueError(f"{type(model).__name__} has an encoder; Engram needs a decoder-only language model.")
-    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
-    depth = getattr(config, "num_hidden_layers", None)
-    lists = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == depth and "input_ids" in _inputs(model, name)
-    ]
-    if not lists:
-        raise ValueError(
-            f"{type(model).__name__} has no list of {depth} blocks in a module that takes input_ids; Engram needs a "
-            "decoder-only language model."
-        )
-    blocks_name = min(lists, key=len)
-    return blocks_name.rpartition(".")[0], blocks_name
-
-
-def _inputs(model: Any, list_name: str) -> set[str]:
-    """Arguments of the forward of the module that holds a list."""
-    return set(inspect.signature(model.get_submodule(list_name.rpartition(".")[0]).forward).parameters)
-
-
 def _describe_base(model: Any, depth: int) -> dict[str, Any]:
     embedding = model.get_input_embeddings()
-    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    config = host.text_config(model)
     return {
         "model_type": config.model_type,
         "num_hidden_layers": depth,
@@ -520,7 +496,7 @@ def _pad_token_id(config: EngramConfig, model: Any) -> int:
     """The configured pad token, else the base's, else its end token, else 0."""
     if config.pad_token_id is not None:
         return config.pad_token_id
-    text_config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    text_config = host.text_config(model)
     for name in ("pad_token_id", "eos_token_id"):
         token = getattr(text_config, name, None)
         token = token[0] if isinstance(token, list) else token

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from tinyengram.batches import takes_argument
+from tinyengram import host
 
 _MAX_BATCH_TOKENS = 16384
 _MAX_GROUP = 32
@@ -169,16 +169,13 @@ class _Reader:
     """
 
     def __init__(self, model: Any, trunk: Sequence[int]) -> None:
-        from transformers import DynamicCache
-        from transformers.cache_utils import DynamicLayer
-
         self._model = model
-        self._takes_logits_to_keep = takes_argument(model, "logits_to_keep")
+        self._cache_argument = host.cache_argument(model)
+        self._takes_logits_to_keep = host.takes_argument(model, "logits_to_keep")
         self._device = next(model.parameters()).device
-        cache = DynamicCache(config=model.config)
+        cache = host.empty_cache(model)
         self.trunk = _Branch(cache, torch.zeros(1, dtype=torch.long))
-        tells_positions = takes_argument(model, "position_ids")
-        self.can_shift = tells_positions and all(type(layer) is DynamicLayer for layer in cache.layers)
+        self.can_shift = host.takes_argument(model, "position_ids") and host.keeps_every_token(cache)
         if trunk:
             self.read(torch.tensor([list(trunk)]), self.trunk, 1)
 
@@ -227,9 +224,8 @@ class _Reader:
             options["position_ids"] = position.to(self._device)
             if not attended.all():
                 options["attention_mask"] = attended.long().to(self._device)
-        logits = self._model(
-            input_ids=ids.to(self._device), past_key_values=branch.cache, use_cache=True, **options
-        ).logits
+        options[self._cache_argument] = branch.cache
+        logits = self._model(input_ids=ids.to(self._device), use_cache=True, **options).logits
         return logits[:, -last:].float()
 
 

@@ -15,6 +15,8 @@ import torch
 from pydantic import BaseModel
 from torch.nn import functional as F
 
+from tinyengram import host
+
 _MAX_BATCH_TOKENS = 4096
 _MAX_LOGITS = 1 << 24
 """Logits of one model that are held at once: 64 MB in float32, 341 tokens of a vocabulary of 49,152."""
@@ -112,15 +114,13 @@ def _batches(encoded: Sequence[list[int]], max_batch_tokens: int) -> Iterator[li
 
 def _read(model: Any, texts: Sequence[list[int]], vocabulary: int) -> list[TextDrift]:
     """Sums of texts that are read together; padding stands behind a text's end, where a causal model does not look."""
-    from transformers import DynamicCache
-
     device = next(model.parameters()).device
     lengths = torch.tensor([len(text) for text in texts])
     last = int(lengths.max()) - 1
     ids = torch.tensor([text + [0] * (last + 1 - len(text)) for text in texts]).to(device)
     is_token = torch.arange(last + 1) < lengths.unsqueeze(1)
     nll, kl = torch.zeros(2, len(texts), dtype=torch.float64)
-    own_cache, base_cache = DynamicCache(config=model.config), DynamicCache(config=model.config)
+    own_cache, base_cache = host.empty_cache(model), host.empty_cache(model)
     width = max(1, _MAX_LOGITS // (len(texts) * vocabulary))
     for start in range(0, last, width):
         stop = min(start + width, last)
@@ -141,5 +141,5 @@ def _read(model: Any, texts: Sequence[list[int]], vocabulary: int) -> list[TextD
 
 def _log_probabilities(model: Any, ids: torch.Tensor, cache: Any) -> torch.Tensor:
     """Of the token after each of ``ids`` (``(rows, n)``), which continue ``cache``; float32 ``(rows, n, vocab)``."""
-    logits = model(input_ids=ids, past_key_values=cache, use_cache=True).logits
+    logits = model(input_ids=ids, use_cache=True, **{host.cache_argument(model): cache}).logits
     return logits.float().log_softmax(-1)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tinyengram.tasks.choice_sets import ChoiceSet
     from tinyengram.tasks.questions import TruthfulQA
     from tinyengram.tasks.tool_calls import ToolCall
+    from tinyengram.training import TrainingSettings
 
 
 @dataclass
@@ -146,3 +147,19 @@ def load_anew(study: Study) -> Base:
     )
     base.model.to(device())
     return base
+
+
+def unanswerable(study: Study, settings: TrainingSettings, material: Material) -> list[list[int]]:
+    """Prompts on which an arm is held to the base, made from the training examples alone."""
+    from tinyengram.holding import unanswerable_prompts
+
+    if not settings.hold_weight:
+        return []
+    return unanswerable_prompts(
+        material.calls,
+        material.base.tokenizer,
+        template=study.data.template,
+        max_length=study.data.max_length,
+        limit=settings.hold_prompts,
+        seed=study.data.split_seed,
+    )

@@ -7,7 +7,6 @@ at all, so the same command continues after any interruption.
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -19,12 +18,14 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from tinyengram.files import write_atomically
+from tinyengram.study.checks import check_arms, check_folder
 from tinyengram.study.finding import describe_finding
 from tinyengram.study.frontier import curve_weights
 from tinyengram.study.matching import eval_loss, late_train_loss, match, trained
-from tinyengram.study.material import Material, load_anew, prepare
-from tinyengram.study.plan import PromptName, Study, StudyError
+from tinyengram.study.material import Material, load_anew, prepare, unanswerable
+from tinyengram.study.plan import PromptName, Study
 from tinyengram.study.progress import Clock, Event, PhaseEvent
+from tinyengram.study.rehearsal import rehearse
 from tinyengram.study.results import (
     Accuracy,
     CallAccuracy,
@@ -38,15 +39,12 @@ from tinyengram.study.results import (
 )
 from tinyengram.study.scorer import Panel, Scorer
 from tinyengram.study.statistics import Difference, paired_difference
-from tinyengram.training import TrainingSettings, Trajectory, TrajectoryPoint
+from tinyengram.training import Trajectory, TrajectoryPoint
 
 if TYPE_CHECKING:
     from tinyengram.sources import Base
 
 _PACKAGES = ("tinyengram", "torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "numpy", "scipy")
-# Adapter weights of every checkpoint in float32, and twice that once for the optimizer.
-_BYTES_PER_PARAMETER = 4
-_OPTIMIZER_COPIES = 2
 
 
 def run_study(study: Study, out: Path, on_event: Callable[[Event], None] = lambda event: None) -> Results:
@@ -68,11 +66,11 @@ def run_study(study: Study, out: Path, on_event: Callable[[Event], None] = lambd
     from tinyengram.report.page import render_page
 
     clock = Clock(out / "seconds.json")
-    _check_folder(study, out)
+    check_folder(study, out)
     on_event(PhaseEvent("Preparing base, data and questions"))
     with clock.phase("prepare"):
         material = prepare(study)
-        _check_arms(study, material, out)
+        check_arms(study, material, out)
     write_atomically(out / "plan.yaml", _plan_text(study))
     provenance = _provenance(material.base)
     write_atomically(out / "provenance.json", provenance.model_dump_json(indent=2))
@@ -101,78 +99,11 @@ def help_training(study: Study, out: Path) -> None:
     _train(study, prepare(study), out, None, lambda event: None)
 
 
-# --- checks ----------------------------------------------------------------------------------------------------------
+# --- provenance ------------------------------------------------------------------------------------------------------
 
 
 def _plan_text(study: Study) -> str:
     return yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def _check_folder(study: Study, out: Path) -> None:
-    """Refuse a folder that holds something else, or that cannot be written."""
-    plan = out / "plan.yaml"
-    if plan.exists():
-        held = yaml.safe_load(plan.read_text())
-        changed = _first_difference(held, study.model_dump(mode="json"))
-        if changed:
-            raise StudyError(
-                f"{out} holds the results of another study: {changed}. Choose another --out, or delete the folder; "
-                "nothing in it was changed."
-            )
-    elif out.exists() and (not out.is_dir() or any(path.name != "seconds.json" for path in out.iterdir())):
-        raise StudyError(f"{out} is not empty and holds no study. Choose another --out; nothing in it was changed.")
-    try:
-        write_atomically(out / ".writable", "")
-        (out / ".writable").unlink()
-    except OSError as error:
-        raise StudyError(f"The run folder {out} cannot be written ({error.strerror}). Choose another --out.") from error
-
-
-def _first_difference(held: Any, wanted: Any, where: str = "") -> str | None:
-    """Where two plans first differ, in words."""
-    if isinstance(held, dict) and isinstance(wanted, dict):
-        for key in [*held, *(key for key in wanted if key not in held)]:
-            inner = f"{where}.{key}" if where else str(key)
-            if key not in held or key not in wanted:
-                return f"{inner} is only in {'its' if key in held else 'the new'} plan"
-            difference = _first_difference(held[key], wanted[key], inner)
-            if difference:
-                return difference
-        return None
-    return None if held == wanted else f"{where} is {held!r} there, {wanted!r} now"
-
-
-def _check_arms(study: Study, material: Material, out: Path) -> None:
-    """Put every arm's adapter on a hollow copy of the base, and see whether the disk holds the checkpoints."""
-    from tinyengram.training import check_config, peft_config
-
-    needed = 0
-    for name, arm in study.arms.items():
-        try:
-            config = peft_config(arm.method, arm.options, base=material.base, train=material.train)
-            parameters = check_config(config, material.base)
-        except Exception as error:
-            if type(error).__module__.startswith("tinyengram"):
-                raise StudyError(f"Arm {name!r}: {error}") from error
-            raise
-        settings = study.settings(name)
-        stops = math.ceil(_total_steps(study, name, len(material.train)) / settings.eval_every)
-        runs = len(study.seeds) + max(0, len(arm.rates) - 1)
-        needed += parameters * _BYTES_PER_PARAMETER * (stops + _OPTIMIZER_COPIES) * runs
-    free = shutil.disk_usage(out).free
-    if needed > free:
-        raise StudyError(
-            f"The checkpoints need about {needed / 1e9:.1f} GB and {out} has {free / 1e9:.1f} GB free. Free some "
-            "space, raise eval_every, or choose another --out."
-        )
-
-
-def _total_steps(study: Study, arm: str, examples: int) -> int:
-    settings = study.settings(arm)
-    if settings.max_steps is not None:
-        return settings.max_steps
-    per_epoch = math.ceil(examples / (settings.batch_size * settings.gradient_accumulation))
-    return math.ceil(per_epoch * (settings.epochs or 1))
 
 
 def _provenance(base: Base) -> RunProvenance:
@@ -220,6 +151,7 @@ def _train(
     """
     from tinyengram.training import peft_config, read_trajectory, train_arm
 
+    _rehearse_what_is_missing(study, material, out, clock, on_event)
     # Kept here and not only read from the folder: of several processes only the first may see it.
     taken: dict[tuple[str, int], Trajectory] = {}
 
@@ -243,7 +175,7 @@ def _train(
                 settings=settings,
                 seed=seed,
                 folder=folder,
-                unanswerable=_unanswerable(study, settings, material),
+                unanswerable=unanswerable(study, settings, material),
                 on_step=on_event,
             )
 
@@ -259,28 +191,30 @@ def _train(
     return [run(name, seed, chosen[name]) for seed in study.seeds for name in study.arms], trials
 
 
+def _rehearse_what_is_missing(
+    study: Study, material: Material, out: Path, clock: Clock | None, on_event: Callable[[Event], None]
+) -> None:
+    """Try every arm that has something to train; of several processes each takes its part, the first looks at it."""
+    from tinyengram.training import read_trajectory
+
+    def finished(arm: str, seed: int) -> bool:
+        rates = study.arms[arm].rates or [study.settings(arm).learning_rate]
+        runs = [read_trajectory(_run_folder(study, out, arm, seed, rate)) for rate in rates]
+        return any(run is not None and run.finished for run in runs)
+
+    missing = [arm for arm in study.arms if not all(finished(arm, seed) for seed in study.seeds)]
+    if missing:
+        on_event(PhaseEvent(f"Trying each arm on one example: {', '.join(missing)}"))
+        with nullcontext() if clock is None else clock.phase("try"):
+            rehearse(study, material, missing, looks=clock is not None)
+
+
 def _run_folder(study: Study, out: Path, arm: str, seed: int, learning_rate: float) -> Path:
     """Where a run is kept; runs of an arm whose learning rate is chosen lie by rate."""
     folder = out / "arms" / arm
     if study.arms[arm].rates:
         folder /= f"rate-{learning_rate:g}"
     return folder / f"seed-{seed}"
-
-
-def _unanswerable(study: Study, settings: TrainingSettings, material: Material) -> list[list[int]]:
-    """Prompts on which an arm is held to the base, made from the training examples alone."""
-    from tinyengram.holding import unanswerable_prompts
-
-    if not settings.hold_weight:
-        return []
-    return unanswerable_prompts(
-        material.calls,
-        material.base.tokenizer,
-        template=study.data.template,
-        max_length=study.data.max_length,
-        limit=settings.hold_prompts,
-        seed=study.data.split_seed,
-    )
 
 
 # --- comparing -------------------------------------------------------------------------------------------------------
