@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.memory.tiny import tiny_model
 from tinyengram.sources import Base, Provenance
-from tinyengram.tasks.chat import EncodedExample
+from tinyengram.tasks.rendering import EncodedExample
 from tinyengram.training import TrainingSettings
 
 LORA: dict[str, Any] = {"r": 4, "lora_dropout": 0.1, "target_modules": "all-linear"}

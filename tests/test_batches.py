@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from tests.arms import examples, tiny_base
 from tinyengram.batches import IGNORED, collate, predicting_positions, token_losses
-from tinyengram.tasks.chat import EncodedExample
+from tinyengram.tasks.rendering import EncodedExample
 
 
 @pytest.mark.parametrize("loss_on", ["whole", "answer"])

@@ -311,7 +311,13 @@ class TestRefusedBeforeTraining:
     def test_an_empty_eval_split(self, cache: Path, tmp_path: Path) -> None:
         one = tmp_path / "one.jsonl"
         one.write_text('{"instruction": "a", "input": "b", "output": "c"}\n')
-        self.refused(cache, tmp_path / "out", study_with(tmp_path, data__name=str(one)), "eval split", "is empty")
+        self.refused(
+            cache,
+            tmp_path / "out",
+            study_with(tmp_path, data__name=str(one)),
+            "A split of 1 conversations",
+            "Give more",
+        )
 
     @pytest.mark.xdist_group("finished")
     def test_a_folder_with_another_study(self, finished: Path, cache: Path, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from tests.arms import LORA, examples, settings, tiny_base
 from tinyengram.errors import TinyEngramError
 from tinyengram.holding import answered_by_base, divergence_from_base, unanswerable_prompts
 from tinyengram.sources import Base, load_base
-from tinyengram.tasks.tool_calls import ToolCall
+from tinyengram.tasks.conversations import Conversation, Turn
+from tinyengram.tasks.rendering import Renderer
 from tinyengram.training import peft_config, train_arm
 
 
@@ -23,8 +24,17 @@ def base() -> Base:
 
 def test_prompts_come_without_tools_and_with_anothers() -> None:
     base = load_base("tiny-random-llama")
-    calls = [ToolCall(f"{i}", f"tools of {i}", f"request {i}", "call") for i in range(5)]
-    prompts = [base.tokenizer.decode(ids) for ids in unanswerable_prompts(calls, base.tokenizer, limit=4)]
+    conversations = [
+        Conversation(
+            f"{i}",
+            (Turn("system", f"tools of {i}"), Turn("user", f"request {i}"), Turn("assistant", "call")),
+            tools=({"name": f"tool_{i}"},),
+            learnt=(2,),
+        )
+        for i in range(5)
+    ]
+    renderer = Renderer(base.tokenizer, template="chatml")
+    prompts = [base.tokenizer.decode(ids) for ids in unanswerable_prompts(conversations, renderer, limit=4)]
     assert len(prompts) == 4
     for at, prompt in enumerate(prompts):
         assert prompt.endswith("<|im_start|>assistant\n")
@@ -32,6 +42,7 @@ def test_prompts_come_without_tools_and_with_anothers() -> None:
         if at % 2:
             tools, request = (prompt.split(word)[1][0] for word in ("tools of ", "request "))
             assert tools != request
+            assert f"tool_{tools}" in prompt
 
 
 def test_answers_are_the_bases_own_whatever_is_padded(base: Base) -> None:

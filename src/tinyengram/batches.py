@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from tinyengram.tasks.chat import EncodedExample
+    from tinyengram.tasks.rendering import EncodedExample
 
 IGNORED = -100
 """Label of a token that does not count in the loss, as everywhere in transformers."""

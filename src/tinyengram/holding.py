@@ -18,22 +18,19 @@ from torch.nn import functional as F
 
 from tinyengram.batches import IGNORED, collate, left_padded, predicting_positions
 from tinyengram.host import takes_argument
-from tinyengram.tasks.chat import EncodedExample, chat_text
+from tinyengram.tasks.conversations import Conversation, request, system_text, user_request
+from tinyengram.tasks.rendering import EncodedExample, Renderer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from tinyengram.tasks.chat import Template
-    from tinyengram.tasks.tool_calls import ToolCall
 
 _GENERATION_BATCH = 8
 
 
 def unanswerable_prompts(
-    calls: Sequence[ToolCall],
-    tokenizer: Any,
+    conversations: Sequence[Conversation],
+    renderer: Renderer,
     *,
-    template: Template = "chatml",
     max_length: int = 2048,
     limit: int = 64,
     seed: int = 42,
@@ -41,24 +38,29 @@ def unanswerable_prompts(
     """Prompts to which a call is the wrong answer, as token ids: half without tools, half with another example's.
 
     Args:
-        calls: Training examples only.
-        tokenizer: The base's.
-        template: The training data's own.
+        conversations: Training examples only; of each the request before its first learnt turn.
+        renderer: Writes them as they are trained.
         max_length: Longer prompts are left out.
         limit: Most prompts.
         seed: Of the choice.
 
     Returns:
         At most ``limit`` prompts, the two kinds in turn.
+
+    Raises:
+        TaskError: The chat template refuses a request.
     """
-    chosen = list(calls)
+    chosen = [conversation for conversation in conversations if user_request(conversation)]
     random.Random(seed).shuffle(chosen)
     prompts: list[list[int]] = []
-    for index, call in enumerate(chosen):
-        other = chosen[(index + 1) % len(chosen)].instruction
-        instruction = "" if len(prompts) % 2 == 0 or other == call.instruction else other
-        text = chat_text(instruction, call.input, tokenizer, template=template)
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    for index, conversation in enumerate(chosen):
+        other, text = chosen[(index + 1) % len(chosen)], user_request(conversation)
+        same = (system_text(other), other.tools) == (system_text(conversation), conversation.tools)
+        if len(prompts) % 2 == 0 or same:
+            asked = request(text)
+        else:
+            asked = request(text, tools=other.tools, system=system_text(other))
+        ids = renderer.tokenizer(renderer.prompt(asked), add_special_tokens=False)["input_ids"]
         if len(ids) <= max_length:
             prompts.append(ids)
         if len(prompts) == limit:

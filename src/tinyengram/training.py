@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from tinyengram.sources import Base
-    from tinyengram.tasks.chat import EncodedExample
+    from tinyengram.tasks.rendering import EncodedExample
 
 _TRAJECTORY_FILE = "trajectory.json"
 

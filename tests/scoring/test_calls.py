@@ -1,119 +1,88 @@
-"""Generated calls are judged by what they mean, as BFCL defines it, never as text."""
+"""Generated answers are asked for where the data calls, as it is trained, and each is judged once."""
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
-from tinyengram.scoring.calls import judge, parse_calls, score_calls
+from tinyengram.scoring.calls import CallRequest, CallScores, requests_for_calls, score_calls
 from tinyengram.sources import load_base
-from tinyengram.tasks.chat import chat_text
-from tinyengram.tasks.tool_calls import ToolCall, format_call, load_tool_calls
+from tinyengram.tasks.calls.judging import judge
+from tinyengram.tasks.chat_data import load_conversations
+from tinyengram.tasks.conversations import Call, Conversation, Turn
+from tinyengram.tasks.rendering import Renderer
 
-WEATHER = ToolCall(
-    "w",
-    "tools",
-    "Weather in Paris?",
-    "",
-    ground_truth=({"weather": {"city": ["Paris", "Paris, France"], "days": [1, ""], "units": ["C"]}},),
-)
-TWO = ToolCall("t", "", "", "", ground_truth=({"f": {"a": [1]}}, {"g": {"b": [[1.0, 2.0]]}}))
+ASKED, CALLED = Turn("user", "Weather?"), Turn("assistant", calls=(Call("weather", {"city": "Paris"}),))
 
 
-def called(name: str, **arguments: object) -> str:
-    return format_call(name, arguments)
+def conversation(*turns: Turn, **options) -> Conversation:
+    learnt = tuple(index for index, turn in enumerate(turns) if turn.role == "assistant")
+    return Conversation("c", turns, tools=({"name": "weather"},), **{"learnt": learnt, **options})
 
 
-@pytest.mark.parametrize(
-    ("text", "parses", "functions", "right"),
-    [
-        (called("weather", city="Paris", units="C"), True, True, True),
-        (called("weather", units="c", city="paris-france", days=1), True, True, True),
-        ("Sure. " + called("weather", city="Paris", units="C") + " Done.", True, True, True),
-        (called("weather", city="Rome", units="C"), True, True, False),
-        (called("weather", city="Paris"), True, True, False),
-        (called("weather", city="Paris", units="C", days=2), True, True, False),
-        (called("weather", city="Paris", units="C", extra=1), True, True, False),
-        (called("climate", city="Paris", units="C"), True, False, False),
-        (called("weather", city="Paris", units="C") * 2, True, False, False),
-        ('<functioncall> {"name": "weather", "arguments": {', False, False, False),
-        ('<functioncall> {"name": "weather"}', False, False, False),
-        ("It is sunny.", False, False, False),
-    ],
-)
-def test_one_call(text: str, parses: bool, functions: bool, right: bool) -> None:
-    verdict = judge(WEATHER, text)
-    assert (verdict.parses, verdict.functions, verdict.right) == (parses, functions, right)
-    assert verdict.refrains is ("<functioncall>" not in text)
+def test_every_learnt_turn_that_calls_is_asked_for() -> None:
+    chat = conversation(ASKED, CALLED, Turn("tool", "sunny"), Turn("assistant", "It is sunny."), ASKED, CALLED)
+    found = requests_for_calls([chat], "hermes")
+    assert [(one.turn, one.wanted) for one in found] == [(1, CALLED.calls), (5, CALLED.calls)]
+    assert requests_for_calls([conversation(ASKED, CALLED, learnt=())], "hermes") == []
 
 
-def test_an_argument_without_an_allowed_value_is_left_out() -> None:
-    call = ToolCall("r", "", "", "", ground_truth=({"record": {"said": ["hello"], "unsaid": []}},))
-    assert judge(call, called("record", said="hello")).right
-    assert not judge(call, called("record", said="hello", unsaid="x")).right
-
-
-def test_parallel_calls_in_any_order() -> None:
-    first, second = called("f", a=1), called("g", b=[1, 2])
-    assert judge(TWO, f"{first}\n{second}").right
-    assert judge(TWO, f"{second}\n{first}").right
-    assert not judge(TWO, first).functions
-    assert not judge(TWO, f"{first}\n{called('g', b=[2, 1])}").right
-
-
-def test_two_calls_of_one_function_are_paired_as_they_fit() -> None:
-    call = ToolCall("p", "", "", "", ground_truth=({"f": {"a": [1, 2]}}, {"f": {"a": [1]}}))
-    assert judge(call, f"{called('f', a=1)}\n{called('f', a=2)}").right
-    assert not judge(call, f"{called('f', a=2)}\n{called('f', a=2)}").right
-
-
-def test_objects_inside_arguments_list_what_their_keys_may_be() -> None:
-    call = ToolCall("o", "", "", "", ground_truth=({"f": {"a": [{"x": [1, 2], "y": ["z", ""]}]}},))
-    assert judge(call, called("f", a={"x": 2})).right
-    assert judge(call, called("f", a={"x": 1, "y": "Z"})).right
-    assert not judge(call, called("f", a={"y": "z"})).right
-
-
-@pytest.mark.parametrize(
-    ("value", "allowed", "right"), [(True, 1, False), (1, 1.0, True), ("1", 1, False), (False, False, True)]
-)
-def test_types_matter(value: object, allowed: object, right: bool) -> None:
-    assert (
-        judge(ToolCall("v", "", "", "", ground_truth=({"f": {"a": [allowed]}},)), called("f", a=value)).right is right
+def test_calls_that_are_written_as_text_count_in_the_taught_format_alone() -> None:
+    written = conversation(
+        ASKED, Turn("assistant", '<functioncall> {"name": "weather", "arguments": {"city": "Paris"}}')
     )
-
-
-def test_without_ground_truth_the_written_output_is_right() -> None:
-    call = ToolCall("o", "", "", called("f", a=1))
-    assert judge(call, called("f", a=1)).right
-    assert not judge(call, called("f", a=2)).right
-
-
-def test_glaives_spelling_is_read() -> None:
-    text = """<functioncall> {"name": "f", "arguments": '{"a": 1, "b": {"c": "it"}}'} <|endoftext|>"""
-    assert parse_calls(text) == [("f", {"a": 1, "b": {"c": "it"}})]
+    assert [one.wanted for one in requests_for_calls([written], "functioncall")] == [CALLED.calls]
+    assert requests_for_calls([written], "hermes") == []
 
 
 def test_answers_of_a_batch_are_those_of_each_request_alone() -> None:
     base = load_base("tiny-random-llama")
-    wanted = [ToolCall(str(i), "tools" * i, f"request {i}", "", ground_truth=({"f": {}},)) for i in range(5)]
-
-    def prompt(call: ToolCall) -> str:
-        return chat_text(call.instruction, call.input, base.tokenizer)
-
-    options = {"prompt": prompt, "max_new_tokens": 9}
-    together = score_calls(base.model, base.tokenizer, wanted[:3], wanted[3:], batch_size=5, **options)
-    alone = score_calls(base.model, base.tokenizer, wanted[:3], wanted[3:], batch_size=1, **options)
+    renderer = Renderer(base.tokenizer, template="chatml")
+    asked = [
+        CallRequest(
+            Conversation(str(i), (Turn("system", "tools" * i), Turn("user", f"request {i}"))), None, (Call("f", {}),)
+        )
+        for i in range(5)
+    ]
+    together = score_calls(base.model, renderer, asked[:3], asked[3:], batch_size=5, max_new_tokens=9)
+    alone = score_calls(base.model, renderer, asked[:3], asked[3:], batch_size=1, max_new_tokens=9)
     assert together == alone
     assert [verdict.id for verdict in together.wanted] == ["0", "1", "2"]
     assert together.right == 0.0
-    assert together.refrains == 1.0
+
+
+def test_what_is_empty_or_babble_does_not_count_as_declining() -> None:
+    def verdict(text: str, *wanted: Call):
+        return judge(text, id="a", wanted=wanted, taught="functioncall")
+
+    weather = Call("weather", {"city": "Paris"})
+    right = '<functioncall> {"name": "weather", "arguments": {"city": "Paris"}}'
+    wrong = '<functioncall> {"name": "weather", "arguments": {"city": "Rome"}}'
+    other = '<tool_call>{"name": "weather", "arguments": {"city": "Paris"}}</tool_call>'
+    scores = CallScores(
+        wanted=[verdict(text, weather) for text in (right, wrong, other, "I cannot.")],
+        unwanted=[verdict(text) for text in ("I cannot help with that.", "", "na na na " * 60, right, other)],
+    )
+    assert (scores.right, scores.parses, scores.functions) == (0.25, 0.5, 0.75)
+    assert scores.refrains == 0.2
+    assert scores.outcomes == {"right call": 1, "wrong call": 1, "call in another format": 1, "declines in prose": 1}
+    assert scores.unwanted_outcomes == {
+        "declines in prose": 1,
+        "empty": 1,
+        "degenerate": 1,
+        "wrong call": 1,
+        "call in another format": 1,
+    }
 
 
 @pytest.mark.slow
-def test_every_written_answer_of_bfcl_is_right() -> None:
-    data = load_tool_calls("bfcl", eval_fraction=0.1, eval_limit=None)
-    wrong = [call.id for call in data.train + data.eval if not judge(call, call.output).right]
-    assert wrong == []
-    assert json.loads(data.train[0].output.removeprefix("<functioncall> ").split("\n")[0])["name"]
+def test_written_answers_of_bfcl_are_right_but_for_those_its_own_checker_refuses() -> None:
+    data = load_conversations("bfcl")
+    renderer = Renderer(load_base("tiny-random-llama").tokenizer, template="chatml")
+    wrong = []
+    for one in data.conversations:
+        text = renderer.answer(one, one.learnt[0]).removesuffix("<|im_end|>")
+        verdict = judge(text, id=one.id, wanted=(), ground_truth=one.ground_truth, tools=one.tools)
+        wrong += [one.id] if verdict.outcome != "right call" else []
+    assert len(data.conversations) == 2351
+    print(wrong)
+    assert len(wrong) <= 9

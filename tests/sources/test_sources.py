@@ -96,6 +96,61 @@ class TestRows:
         with pytest.raises(SourceError, match="not a readable parquet"):
             list(resolve_rows(str(tmp_path / "bad.parquet")))
 
+    def test_nulls_that_arrow_fills_in_are_left_out_inside_rows(self, tmp_path: Path) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        values = [{"a": {"x": 1, "l": [{"p": 1}]}, "b": None}, {"a": {"y": None, "l": [{"q": [None]}]}, "b": 2}]
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(values), tmp_path / "table.parquet")
+        rows = [row.values for row in resolve_rows(str(tmp_path / "table.parquet")) if isinstance(row, Row)]
+        assert rows == [
+            {"a": {"x": 1, "l": [{"p": 1}]}, "b": None},  # a column's null stays: each row has every column
+            {"a": {"l": [{"q": [None]}]}, "b": 2},
+        ]
+
+
+class TestHub:
+    ROWS = ({"a": {"x": 1, "y": None}}, {"a": {"x": None, "y": 2}}, {"a": {"x": 3, "y": None}})
+
+    def test_the_first_reading_fetches_the_first_row_once_and_a_second_begins_anew(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stream = CountedStream(self.ROWS)
+        monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: stream)
+        source = resolve_rows("someone/data")
+        for begun in (1, 2):
+            assert [row.values for row in source if isinstance(row, Row)] == [
+                {"a": {"x": 1}},
+                {"a": {"y": 2}},
+                {"a": {"x": 3}},
+            ]
+            assert stream.begun == begun
+
+    def test_an_empty_split_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: CountedStream(()))
+        with pytest.raises(SourceError, match="Split 'train' of the data set 'someone/data' is empty"):
+            resolve_rows("someone/data")
+
+    def test_a_connection_that_breaks_is_named_with_the_row(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        stream = CountedStream(self.ROWS, breaks_after=2)
+        monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: stream)
+        with pytest.raises(SourceError, match=r"'someone/data' from the Hub broke off after row 1 \(reset by peer\)"):
+            list(resolve_rows("someone/data"))
+
+
+class CountedStream:
+    """Rows that count how often they are begun, and may break off."""
+
+    def __init__(self, rows: tuple[dict, ...], breaks_after: int | None = None) -> None:
+        self.rows, self.breaks_after, self.begun = rows, breaks_after, 0
+
+    def __iter__(self):
+        self.begun += 1
+        for index, row in enumerate(self.rows):
+            if index == self.breaks_after:
+                raise ConnectionError("reset by peer")
+            yield row
+
 
 class TestBases:
     def test_the_random_base_is_the_same_each_time(self) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from tinyengram.study.matching import eval_loss, late_train_loss
 from tinyengram.study.plan import PromptName
 from tinyengram.study.results import Comparison, Measurement, Results
 from tinyengram.study.statistics import Difference
+from tinyengram.tasks.calls.judging import Outcome
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -90,8 +92,9 @@ def further_tables(results: Results) -> list[FurtherTable]:
     if rows := _call_rows(results):
         calls = next(row.calls for row in results.measurements if row.calls is not None)
         caption = (
-            f"Greedy answers to {calls.wanted_asked} held-out requests, parsed and compared with the allowed functions "
-            f"and arguments, and to {calls.unwanted_asked} requests that none of the offered tools fits."
+            f"Greedy answers to {calls.wanted_asked} held-out requests, read in every common format and compared with "
+            f"the allowed functions and arguments, and to {calls.unwanted_asked} requests that none of the offered "
+            "tools fits. Each answer has one outcome; what is empty or degenerate does not count as declining."
         )
         tables.append(FurtherTable("Are the calls right?", caption, CALL_HEADINGS, rows))
     if rows := _rate_rows(results):
@@ -214,7 +217,16 @@ def _stopped(results: Results, comparison: Comparison) -> str:
     return f"{fmean(reached):.4f}" + (f" ({len(reached)} of {len(found)} seeds)" if len(reached) < len(found) else "")
 
 
-CALL_HEADINGS = ("Model", "Step", "Parses", "Right functions", "Right calls", "Refrains where no tool fits")
+CALL_HEADINGS = (
+    "Model",
+    "Step",
+    "Readable as taught",
+    "Right functions",
+    "Right calls",
+    "Declines where no tool fits",
+    "What else was said where a call is wanted",
+    "Where no tool fits",
+)
 
 
 def _call_rows(results: Results) -> list[TableRow]:
@@ -225,9 +237,25 @@ def _call_rows(results: Results) -> list[TableRow]:
         if calls:
             shares = [fmean(getattr(one, share) for one in calls) for share in ("parses", "functions", "right")]
             refrains = [one.refrains for one in calls if one.refrains is not None]
-            cells = (*(f"{share:.0%}" for share in shares), f"{fmean(refrains):.0%}" if refrains else "–")
+            other = (
+                _other_outcomes(_added([one.outcomes for one in calls]), "right call"),
+                _other_outcomes(_added([one.unwanted_outcomes for one in calls]), "declines in prose"),
+            )
+            cells = (*(f"{share:.0%}" for share in shares), f"{fmean(refrains):.0%}" if refrains else "–", *other)
             rows.append(TableRow(group[0].role.replace(" ", "-"), (*_named(results, group), *cells)))
     return rows
+
+
+def _added(counts: Sequence[Mapping[Outcome, int]]) -> Counter[Outcome]:
+    """Outcomes of several seeds together."""
+    return sum((Counter(one) for one in counts), Counter())
+
+
+def _other_outcomes(counts: Counter[Outcome], expected: Outcome) -> str:
+    """Shares of the outcomes other than the expected one, most frequent first."""
+    total = counts.total()
+    told = [f"{outcome} {count / total:.0%}" for outcome, count in counts.most_common() if outcome != expected]
+    return ", ".join(told) or "–"
 
 
 KNOWLEDGE_HEADINGS = ("Model", "Step", "Set", "Asked in", "Right", "Chance")

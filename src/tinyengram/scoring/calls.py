@@ -1,45 +1,57 @@
-"""Are generated calls right? Greedy answers, parsed and compared with what is allowed, never as text.
+"""Are generated calls right? Greedy answers, read in every common format and judged by what they mean, never as text.
 
-A call is right as BFCL defines it (Patil et al. 2025, "The Berkeley Function Calling Leaderboard"): the right
-functions, each argument one of its allowed values, optional arguments given or left out, the order of parallel calls
-without meaning.
+Of BFCL's requests a call is right as BFCL defines it (Patil et al. 2025, "The Berkeley Function Calling Leaderboard"),
+of all others if it is the call that was written; see :mod:`tinyengram.tasks.calls.judging`.
 """
 
 from __future__ import annotations
 
-import json
-import re
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from pydantic import BaseModel
 
 from tinyengram.batches import left_padded
-from tinyengram.tasks.tool_calls import CALL_MARKER, ToolCall
+from tinyengram.tasks.calls.judging import CallVerdict, Outcome, judge
+from tinyengram.tasks.calls.reading import CallFormat, read_calls
+from tinyengram.tasks.conversations import Call, Conversation
+from tinyengram.tasks.rendering import Renderer
 
-_PUNCTUATION = re.compile(r"[ ,./\-_*^]")
-_OPTIONAL = ""
 
-
-class CallVerdict(BaseModel):
-    """One generated answer, judged.
+@dataclass(frozen=True)
+class CallRequest:
+    """A place in a conversation where an answer is generated.
 
     Attributes:
-        id: Of the tool call.
-        text: What was generated.
-        parses: Every marked call is a JSON object with a name and arguments, and there is at least one.
-        functions: The right functions, each as often as it should be called.
-        right: The right functions with allowed arguments.
-        refrains: Nothing is called.
+        conversation: What is said and offered before.
+        turn: Index of the assistant's turn that is generated anew; None: after the last turn.
+        wanted: The calls that it makes; none where the right thing is not to call.
     """
 
-    id: str
-    text: str
-    parses: bool
-    functions: bool
-    right: bool
-    refrains: bool
+    conversation: Conversation
+    turn: int | None
+    wanted: tuple[Call, ...]
+
+
+def requests_for_calls(conversations: Sequence[Conversation], taught: CallFormat) -> list[CallRequest]:
+    """Every learnt turn that calls, also where its calls are written as text in the taught format."""
+    requests = []
+    for conversation in conversations:
+        for index in conversation.learnt:
+            turn = conversation.turns[index]
+            wanted = turn.calls or _written(turn.text, conversation, taught)
+            if wanted:
+                requests.append(CallRequest(conversation, index, wanted))
+    return requests
+
+
+def _written(text: str, conversation: Conversation, taught: CallFormat) -> tuple[Call, ...]:
+    """Calls in a text of the taught format; of another format none, since no answer in it would be judged right."""
+    read = read_calls(text, offered={tool["name"] for tool in conversation.tools if "name" in tool})
+    return read.calls or () if read.format == taught else ()
 
 
 class CallScores(BaseModel):
@@ -50,32 +62,41 @@ class CallScores(BaseModel):
 
     @property
     def parses(self) -> float:
-        """Share of wanted calls that parse."""
-        return _share([verdict.parses for verdict in self.wanted])
+        """Share of wanted calls that can be read in the taught format."""
+        return _share([verdict.outcome in ("right call", "wrong call") for verdict in self.wanted])
 
     @property
     def functions(self) -> float:
-        """Share of wanted calls with the right functions."""
+        """Share of wanted calls with the right functions, in whatever format."""
         return _share([verdict.functions for verdict in self.wanted])
 
     @property
     def right(self) -> float:
         """Share of wanted calls that are right."""
-        return _share([verdict.right for verdict in self.wanted])
+        return _share([verdict.outcome == "right call" for verdict in self.wanted])
 
     @property
     def refrains(self) -> float:
-        """Share of unfitting requests at which nothing is called."""
-        return _share([verdict.refrains for verdict in self.unwanted])
+        """Share of unfitting requests that are declined in prose: neither called, nor left empty, nor babbled at."""
+        return _share([verdict.outcome == "declines in prose" for verdict in self.unwanted])
+
+    @property
+    def outcomes(self) -> dict[Outcome, int]:
+        """How often each outcome came on requests that want a call."""
+        return dict(Counter(verdict.outcome for verdict in self.wanted))
+
+    @property
+    def unwanted_outcomes(self) -> dict[Outcome, int]:
+        """How often each outcome came on requests that no tool fits."""
+        return dict(Counter(verdict.outcome for verdict in self.unwanted))
 
 
 def score_calls(
     model: Any,
-    tokenizer: Any,
-    wanted: Sequence[ToolCall],
-    unwanted: Sequence[ToolCall],
+    renderer: Renderer,
+    wanted: Sequence[CallRequest],
+    unwanted: Sequence[CallRequest],
     *,
-    prompt: Callable[[ToolCall], str],
     max_new_tokens: int = 128,
     batch_size: int = 8,
     on_done: Callable[[int], None] | None = None,
@@ -84,116 +105,40 @@ def score_calls(
 
     Args:
         model: In evaluation mode, with or without an adapter.
-        tokenizer: Its tokenizer.
-        wanted: Requests that want a call, with their ground truth or a written output.
+        renderer: Writes the prompts as they are trained, and says which format is taught and what ends a turn.
+        wanted: Requests that want a call.
         unwanted: Requests that none of the offered tools fits.
-        prompt: Writes a request as the text that generation continues.
         max_new_tokens: An answer is cut there, and judged as it is.
         batch_size: Requests at a time, of similar length.
         on_done: Called with the number of requests that were just finished.
     """
     everything = [*wanted, *unwanted]
-    texts = _generate(model, tokenizer, [prompt(call) for call in everything], max_new_tokens, batch_size, on_done)
-    verdicts = [judge(call, text) for call, text in zip(everything, texts, strict=True)]
-    return CallScores(wanted=verdicts[: len(wanted)], unwanted=verdicts[len(wanted) :])
-
-
-def judge(call: ToolCall, text: str) -> CallVerdict:
-    """Judge one generated answer; without a ground truth the calls of ``call.output`` are the only right ones."""
-    made = parse_calls(text)
-    truth = list(call.ground_truth) or [
-        {name: {argument: [value] for argument, value in arguments.items()}}
-        for name, arguments in parse_calls(call.output) or []
+    prompts = [renderer.prompt(one.conversation, one.turn) for one in everything]
+    texts = _generate(model, renderer, prompts, max_new_tokens, batch_size, on_done)
+    verdicts = [
+        judge(
+            text,
+            id=one.conversation.id,
+            wanted=one.wanted,
+            ground_truth=one.conversation.ground_truth,
+            tools=one.conversation.tools,
+            taught=renderer.readable_format(),
+        )
+        for one, text in zip(everything, texts, strict=True)
     ]
-    functions = made is not None and sorted(name for name, _ in made) == sorted(name for one in truth for name in one)
-    return CallVerdict(
-        id=call.id,
-        text=text,
-        parses=bool(made),
-        functions=bool(made) and functions,
-        right=bool(made) and functions and _pair_up(made or [], truth),
-        refrains=CALL_MARKER not in text,
-    )
-
-
-def parse_calls(text: str) -> list[tuple[str, dict[str, Any]]] | None:
-    """Calls written as ``<functioncall> {"name": …, "arguments": …}``, or None when one of them is no such object.
-
-    Glaive writes its arguments as JSON within a string in single quotes; both spellings are read.
-    """
-    calls = []
-    for part in text.split(CALL_MARKER)[1:]:
-        written = re.sub(r"'(\{.*\})'", r"\1", part.strip(), flags=re.DOTALL)
-        try:
-            value, _ = json.JSONDecoder().raw_decode(written)
-            arguments = value["arguments"]
-            arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
-            name = value["name"]
-        except (ValueError, TypeError, KeyError):
-            return None
-        if not isinstance(name, str) or not isinstance(arguments, dict):
-            return None
-        calls.append((name, arguments))
-    return calls
-
-
-def _pair_up(made: list[tuple[str, dict[str, Any]]], truth: list[dict[str, Any]]) -> bool:
-    """Whether calls and truths can be paired one to one, in any order."""
-    if not made:
-        return not truth
-    (name, arguments), *rest = made
-    for index, one in enumerate(truth):
-        fits = name in one and _arguments_fit(arguments, one[name])
-        if fits and _pair_up(rest, truth[:index] + truth[index + 1 :]):
-            return True
-    return False
-
-
-def _arguments_fit(arguments: dict[str, Any], allowed: dict[str, list[Any]]) -> bool:
-    """Every argument is known and has an allowed value, and none that is required is missing."""
-    if not arguments.keys() <= allowed.keys():
-        return False
-    return all(
-        # Where a row of BFCL allows no value at all, there is nothing to give.
-        any(_same(arguments[name], value) for value in values)
-        if name in arguments
-        else not values or _OPTIONAL in values
-        for name, values in allowed.items()
-    )
-
-
-def _same(value: Any, allowed: Any) -> bool:
-    """Whether a value is the allowed one: strings without case and punctuation, whole numbers as floats.
-
-    In an allowed object each key again lists what it may be.
-    """
-    if isinstance(allowed, dict):
-        if not isinstance(value, dict):
-            return False
-        return _arguments_fit(value, {key: one if isinstance(one, list) else [one] for key, one in allowed.items()})
-    if isinstance(allowed, list | tuple):
-        if not isinstance(value, list) or len(value) != len(allowed):
-            return False
-        return all(_same(one, other) for one, other in zip(value, allowed, strict=True))
-    if isinstance(value, str) and isinstance(allowed, str):
-        return _PUNCTUATION.sub("", value).lower() == _PUNCTUATION.sub("", allowed).lower()
-    if isinstance(value, bool) or isinstance(allowed, bool):
-        return value is allowed
-    if isinstance(value, str) or isinstance(allowed, str):
-        return False
-    return bool(value == allowed)
+    return CallScores(wanted=verdicts[: len(wanted)], unwanted=verdicts[len(wanted) :])
 
 
 def _generate(
     model: Any,
-    tokenizer: Any,
+    renderer: Renderer,
     prompts: Sequence[str],
     max_new_tokens: int,
     batch_size: int,
     on_done: Callable[[int], None] | None,
 ) -> list[str]:
     """Greedy answers, in batches of similar length; a row stops at the end of its turn."""
-    ends = {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")} - {None, tokenizer.unk_token_id}
+    tokenizer, ends = renderer.tokenizer, set(renderer.end_ids)
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in prompts]
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     device = next(model.parameters()).device

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-from tinyengram.sources.models import Base, load_base
+from tinyengram.sources.models import Base, load_base, load_tokenizer
 from tinyengram.sources.provenance import Provenance, SourceError, cache_dir
 from tinyengram.sources.rows import BadRow, Row, RowSource, resolve_rows
 
-__all__ = ["BadRow", "Base", "Provenance", "Row", "RowSource", "SourceError", "cache_dir", "load_base", "resolve_rows"]
+__all__ = [
+    "BadRow",
+    "Base",
+    "Provenance",
+    "Row",
+    "RowSource",
+    "SourceError",
+    "cache_dir",
+    "load_base",
+    "load_tokenizer",
+    "resolve_rows",
+]

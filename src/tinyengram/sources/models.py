@@ -11,11 +11,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tinyengram.errors import nearest
 from tinyengram.sources import wheels
 from tinyengram.sources.provenance import Provenance, SourceError, cache_dir
+
+T = TypeVar("T")
 
 _SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _SOURCE_FILE = "tinyengram_source.json"
@@ -51,6 +53,47 @@ def load_base(
     Raises:
         SourceError: It cannot be had; the message says how to supply it.
     """
+
+    def load(where: str, provenance: Provenance, revision: str | None, trust: bool) -> Base:
+        from transformers import AutoModelForCausalLM
+
+        options = {"revision": revision, "trust_remote_code": trust}
+        model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, use_safetensors=True, **options).eval()
+        return Base(model, _tokenizer(where, revision, trust), provenance)
+
+    base = _from_where_it_is(name, revision, trust_remote_code, load)
+    if base.provenance.kind == "hub":
+        base.provenance.revision = getattr(base.model.config, "_commit_hash", None) or revision
+    return base
+
+
+def load_tokenizer(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a base alone, named as for :func:`load_base`; it always has a pad token.
+
+    Raises:
+        SourceError: It cannot be had; the message says how to supply it.
+    """
+    return _from_where_it_is(
+        name, revision, trust_remote_code, lambda where, _, revision, trust: _tokenizer(where, revision, trust)
+    )
+
+
+def _tokenizer(where: str, revision: str | None, trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=trust_remote_code)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _from_where_it_is(
+    name: str,
+    revision: str | None,
+    trust_remote_code: bool,
+    load: Callable[[str, Provenance, str | None, bool], T],
+) -> T:
+    """Load something of a base by the name of an embedded one, a local folder or a Hub id."""
     embedded: dict[str, Callable[[Path], Provenance]] = {
         "smollm2-135m-instruct": _make_smollm2,
         "tiny-random-llama": _make_tiny_random_llama,
@@ -58,11 +101,11 @@ def load_base(
     if name in embedded:
         folder, provenance = _derived(name, embedded[name])
         with _quiet_progress():
-            return _load(str(folder), provenance, dtype, None, False)
+            return load(str(folder), provenance, None, False)
     if Path(name).is_dir():
-        return _load(name, Provenance(name=name, kind="local"), dtype, None, trust_remote_code)
+        return load(name, Provenance(name=name, kind="local"), None, trust_remote_code)
     try:
-        base = _load(name, Provenance(name=name, kind="hub", revision=revision), dtype, revision, trust_remote_code)
+        return load(name, Provenance(name=name, kind="hub", revision=revision), revision, trust_remote_code)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SourceError(
@@ -71,19 +114,6 @@ def load_base(
             "put the model into the Hub's cache, or set HF_HOME to one that has it; (3) name a local folder with "
             "config.json, weights and tokenizer in the study."
         ) from error
-    base.provenance.revision = getattr(base.model.config, "_commit_hash", None) or revision
-    return base
-
-
-def _load(where: str, provenance: Provenance, dtype: str, revision: str | None, trust_remote_code: bool) -> Base:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, use_safetensors=True, **options).eval()
-    tokenizer = AutoTokenizer.from_pretrained(where, **options)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return Base(model, tokenizer, provenance)
 
 
 def _derived(name: str, make: Callable[[Path], Provenance]) -> tuple[Path, Provenance]:

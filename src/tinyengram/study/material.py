@@ -12,21 +12,32 @@ from tinyengram.study.results import ChoiceSetAccount, DataAccount
 
 if TYPE_CHECKING:
     from tinyengram.sources import Base
-    from tinyengram.tasks.chat import EncodedExample
     from tinyengram.tasks.choice_sets import ChoiceSet
+    from tinyengram.tasks.conversations import Conversation
     from tinyengram.tasks.questions import TruthfulQA
-    from tinyengram.tasks.tool_calls import ToolCall
+    from tinyengram.tasks.rendering import EncodedExample, Renderer
     from tinyengram.training import TrainingSettings
 
 
 @dataclass
 class Material:
-    """What every arm shares."""
+    """What every arm shares.
+
+    Attributes:
+        base: The model that each arm starts from; never trained itself.
+        renderer: How conversations are written for it.
+        conversations, held_out_conversations: Those behind ``train`` and ``held_out``.
+        unfitting: Requests that none of the offered tools fits.
+        train, held_out: Examples in tokens.
+        questions, choice_sets, texts: Probes.
+        account: What became of every row.
+    """
 
     base: Base
-    calls: list[ToolCall]
-    held_out_calls: list[ToolCall]
-    unfitting_calls: list[ToolCall]
+    renderer: Renderer
+    conversations: list[Conversation]
+    held_out_conversations: list[Conversation]
+    unfitting: list[Conversation]
     train: list[EncodedExample]
     held_out: list[EncodedExample]
     questions: TruthfulQA
@@ -37,45 +48,46 @@ class Material:
 
 def prepare(study: Study) -> Material:
     """Load what every arm shares and account for every row."""
-    from tinyengram.tasks.chat import encode_all
+    from tinyengram.tasks.chat_data import load_conversations, split
     from tinyengram.tasks.choice_sets import load_choice_set
     from tinyengram.tasks.general_text import load_texts
     from tinyengram.tasks.questions import load_truthfulqa
-    from tinyengram.tasks.tool_calls import load_tool_calls
+    from tinyengram.tasks.rendering import Renderer, encode_all
 
-    base = load_anew(study)
-    data = load_tool_calls(
-        study.data.name,
-        format=study.data.format,
-        max_bad_rows=study.data.max_bad_rows,
-        split_seed=study.data.split_seed,
-        eval_fraction=study.data.eval_fraction,
-        # Limits count examples that are used, so they are applied behind the limit on length.
-        eval_limit=None,
-        train_limit=None,
-        revision=study.data.revision,
+    base, section = load_anew(study), study.data
+    renderer = Renderer(base.tokenizer, template=section.template)
+    if study.calls is not None:
+        renderer.readable_format()  # Refused now, not when the first checkpoint is asked.
+    data = load_conversations(
+        section.name,
+        format=section.format,
+        learn=section.learn,
+        max_bad_rows=section.max_bad_rows,
+        revision=section.revision,
     )
+    # Limits count examples that are used, so they are applied behind the limit on length.
+    parts = split(data.conversations, seed=section.split_seed, eval_fraction=section.eval_fraction)
     encoded = {
-        part: encode_all(
-            calls,
-            base.tokenizer,
-            template=study.data.template,
-            max_length=study.data.max_length,
-            on_too_long=study.data.on_too_long,
-        )
-        for part, calls in (("train", data.train), ("eval", data.eval))
+        part: encode_all(conversations, renderer, max_length=section.max_length, on_too_long=section.on_too_long)
+        for part, conversations in (("train", parts.train), ("eval", parts.held_out))
     }
     questions = load_truthfulqa(study.truthfulqa.name, limit=study.truthfulqa.limit)
-    train = encoded["train"].examples[: study.data.train_limit]
-    held_out = encoded["eval"].examples[: study.data.eval_limit]
+    train = encoded["train"].examples[: section.train_limit]
+    held_out = encoded["eval"].examples[: section.eval_limit]
     choice_sets = {Path(one.name).stem: load_choice_set(one.name, limit=one.limit) for one in study.accuracy}
     texts = load_texts(study.drift.name, limit=study.drift.texts) if study.drift is not None else None
     account = DataAccount(
         train_examples=len(train),
         eval_examples=len(held_out),
         too_long=sum(part.too_long for part in encoded.values()),
-        skipped=[row.model_dump() for row in data.skipped],
-        dropped=data.dropped,
+        left_out=[*data.left_out, *(one for part in encoded.values() for one in part.left_out)],
+        remarks=[*data.remarks, *([parts.remark] if parts.remark else [])],
+        format=data.format,
+        rendering=renderer.description,
+        rows=data.rows,
+        conversations=len(data.conversations),
+        learnt_turns=sum(len(example.turns) for example in train),
+        learnt_calls=sum(example.calls for example in train),
         train_tokens=sum(len(example.input_ids) for example in train),
         data=data.provenance,
         questions=questions.provenance,
@@ -95,12 +107,12 @@ def prepare(study: Study) -> Material:
         texts_label=None if texts is None else texts.label,
         texts=None if texts is None else texts.provenance,
     )
-    unfitting = _unfitting_calls(study, base) if study.calls is not None else []
     return Material(
         base=base,
-        calls=_used(data.train, train),
-        held_out_calls=_used(data.eval, held_out),
-        unfitting_calls=unfitting,
+        renderer=renderer,
+        conversations=_used(parts.train, train),
+        held_out_conversations=_used(parts.held_out, held_out),
+        unfitting=_unfitting(study, renderer) if study.calls is not None else [],
         train=train,
         held_out=held_out,
         questions=questions,
@@ -110,28 +122,27 @@ def prepare(study: Study) -> Material:
     )
 
 
-def _unfitting_calls(study: Study, base: Base) -> list[ToolCall]:
+def _unfitting(study: Study, renderer: Renderer) -> list[Conversation]:
     """BFCL's requests that none of the offered tools fits, evenly spaced among those of at most ``max_length``."""
-    from tinyengram.tasks.chat import chat_text
+    from tinyengram.tasks.chat_data import load_irrelevant
     from tinyengram.tasks.questions import evenly_spaced
-    from tinyengram.tasks.tool_calls import load_irrelevant
 
     assert study.calls is not None
     if not study.calls.unwanted:
         return []
     fitting = [
-        call
-        for call in load_irrelevant()
-        if len(base.tokenizer(chat_text(call.instruction, call.input, base.tokenizer))["input_ids"])
+        conversation
+        for conversation in load_irrelevant()
+        if len(renderer.tokenizer(renderer.prompt(conversation), add_special_tokens=False)["input_ids"])
         <= study.data.max_length
     ]
     return evenly_spaced(fitting, study.calls.unwanted)
 
 
-def _used(calls: Sequence[ToolCall], examples: Sequence[EncodedExample]) -> list[ToolCall]:
-    """The calls that stand behind encoded examples."""
-    ids = {example.id for example in examples}
-    return [call for call in calls if call.id in ids]
+def _used(conversations: Sequence[Conversation], examples: Sequence[EncodedExample]) -> list[Conversation]:
+    """The conversations that stand behind encoded examples."""
+    ids = {example.conversation for example in examples}
+    return [conversation for conversation in conversations if conversation.id in ids]
 
 
 def load_anew(study: Study) -> Base:
@@ -156,9 +167,8 @@ def unanswerable(study: Study, settings: TrainingSettings, material: Material) -
     if not settings.hold_weight:
         return []
     return unanswerable_prompts(
-        material.calls,
-        material.base.tokenizer,
-        template=study.data.template,
+        material.conversations,
+        material.renderer,
         max_length=study.data.max_length,
         limit=settings.hold_prompts,
         seed=study.data.split_seed,

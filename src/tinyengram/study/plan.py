@@ -9,6 +9,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tinyengram.errors import TinyEngramError, nearest
+from tinyengram.tasks.errors import TaskError
+from tinyengram.tasks.formats import known_format
 from tinyengram.training import TrainingSettings
 
 
@@ -30,19 +32,29 @@ class BaseSection(_Section):
 
 
 class DataSection(_Section):
-    """What the arms learn; see ``tasks.tool_calls.load_tool_calls`` and ``tasks.chat.encode_all``."""
+    """What the arms learn; see ``tasks.chat_data`` (``load_conversations``, ``split``) and ``tasks.rendering``."""
 
     name: str
-    format: Literal["auto", "glaive", "instruction", "messages", "bfcl"] = "auto"
+    format: str = "auto"
+    learn: Literal["all", "calls", "last"] = "all"
     revision: str | None = None
-    template: Literal["chatml", "tokenizer"] = "chatml"
+    template: Literal["tokenizer", "chatml"] = "tokenizer"
     max_length: int = Field(default=2048, ge=2)
     on_too_long: Literal["drop", "truncate"] = "drop"
     max_bad_rows: int = Field(default=0, ge=0)
     split_seed: int = 42
-    eval_fraction: float = Field(default=0.01, gt=0, lt=1)
+    eval_fraction: float | None = Field(default=None, gt=0, lt=1)
     eval_limit: int | None = Field(default=200, ge=1)
     train_limit: int | None = Field(default=None, ge=1)
+
+    @field_validator("format")
+    @classmethod
+    def _known_format(cls, format: str) -> str:
+        try:
+            known_format(format)
+        except TaskError as error:
+            raise ValueError(str(error)) from error
+        return format
 
 
 PromptName = Literal["plain", "chat", "chat with tools"]

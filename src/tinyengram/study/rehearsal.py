@@ -22,7 +22,7 @@ from tinyengram.study.plan import Study, StudyError
 if TYPE_CHECKING:
     import torch
 
-    from tinyengram.tasks.chat import EncodedExample
+    from tinyengram.tasks.rendering import EncodedExample
     from tinyengram.training import Trajectory
 
 # A rate at which one step moves the output by much more than arithmetic does.

@@ -10,6 +10,8 @@ from tinyengram.hardware import Hardware
 from tinyengram.sources.provenance import Provenance
 from tinyengram.study.plan import PromptName, Study
 from tinyengram.study.statistics import Difference
+from tinyengram.tasks.calls.judging import Outcome
+from tinyengram.tasks.left_out import LeftOut
 from tinyengram.training import Trajectory
 
 SCHEMA_VERSION: Literal[2] = 2
@@ -72,9 +74,11 @@ class CallAccuracy(BaseModel):
     """Whether generated calls are right; shares of ``wanted_asked`` and of ``unwanted_asked`` requests.
 
     Attributes:
-        parses, functions, right: Of requests that want a call: it can be read, names the right functions, is right.
-        refrains: Of requests that none of the offered tools fits: nothing is called. None when there are none.
+        parses, functions, right: Of requests that want a call: it can be read in the taught format, names the right
+            functions (in whatever format), is right.
+        refrains: Of requests that none of the offered tools fits: declined in prose. None when there are none.
         wanted_asked, unwanted_asked: Requests.
+        outcomes, unwanted_outcomes: How often each outcome came (``tasks.calls.judging``); none in runs before 0.2.
         file: Every answer with its verdict, relative to the run folder.
     """
 
@@ -84,6 +88,8 @@ class CallAccuracy(BaseModel):
     refrains: float | None
     wanted_asked: int
     unwanted_asked: int
+    outcomes: dict[Outcome, int] = {}
+    unwanted_outcomes: dict[Outcome, int] = {}
     file: str
 
 
@@ -155,13 +161,33 @@ class ChoiceSetAccount(BaseModel):
 
 
 class DataAccount(BaseModel):
-    """What became of every row of data and every question."""
+    """What became of every row of data and every question.
+
+    Attributes:
+        train_examples, eval_examples: Texts that are trained and held out.
+        too_long: Learnt turns that end behind ``max_length``.
+        left_out: What is not learnt, by kind (rows, turns, calls, texts) and reason, with its count and first place.
+        remarks: What is learnt but may not be meant, in sentences.
+        format: How the rows are written.
+        rendering: How conversations are written for the base, in words.
+        rows, conversations: In the data, held-out ones included.
+        learnt_turns, learnt_calls, train_tokens: Of the training examples.
+        skipped, dropped: The account of runs before 0.2.
+    """
 
     train_examples: int
     eval_examples: int
     too_long: int
-    skipped: list[dict[str, str]]
-    dropped: dict[str, int]
+    left_out: list[LeftOut] = []
+    remarks: list[str] = []
+    format: str = ""
+    rendering: str = ""
+    rows: int = 0
+    conversations: int = 0
+    learnt_turns: int = 0
+    learnt_calls: int = 0
+    skipped: list[dict[str, str]] = []
+    dropped: dict[str, int] = {}
     train_tokens: int
     data: Provenance
     questions: Provenance

@@ -354,6 +354,8 @@ def _measurement(point: TrajectoryPoint, panel: Panel, base: Panel | None, **whi
             refrains=panel.calls.refrains if panel.calls.unwanted else None,
             wanted_asked=len(panel.calls.wanted),
             unwanted_asked=len(panel.calls.unwanted),
+            outcomes=panel.calls.outcomes,
+            unwanted_outcomes=panel.calls.unwanted_outcomes,
             file=panel.files["calls", "calls"],
         ),
         **which,

@@ -126,25 +126,24 @@ class Scorer:
 
     def _calls(self, kept: Callable[..., CallScores]) -> CallScores:
         """Whether the calls that a checkpoint generates are right."""
-        from tinyengram.scoring.calls import CallScores, score_calls
-        from tinyengram.tasks.chat import chat_text
+        from tinyengram.scoring.calls import CallRequest, CallScores, requests_for_calls, score_calls
 
         section, material = self._study.calls, self._material
         assert section is not None
-        tokenizer, template = material.base.tokenizer, self._study.data.template
-        wanted, unwanted = material.held_out_calls[: section.wanted], material.unfitting_calls
+        renderer = material.renderer
+        wanted = requests_for_calls(material.held_out_conversations, renderer.readable_format())[: section.wanted]
+        unwanted = [CallRequest(conversation, None, ()) for conversation in material.unfitting]
         return kept(
             "calls",
             "calls",
             CallScores,
-            [section.model_dump(), [call.id for call in (*wanted, *unwanted)]],
+            [section.model_dump(), [renderer.prompt(one.conversation, one.turn) for one in (*wanted, *unwanted)]],
             len(wanted) + len(unwanted),
             lambda model, tell: score_calls(
                 model,
-                tokenizer,
+                renderer,
                 wanted,
                 unwanted,
-                prompt=lambda call: chat_text(call.instruction, call.input, tokenizer, template=template),
                 max_new_tokens=section.max_new_tokens,
                 batch_size=section.batch_size,
                 on_done=tell,
@@ -193,14 +192,26 @@ class Scorer:
     def _prompt(self, name: PromptName, plain: Prompt) -> Prompt:
         """A way of asking; the tools that are offered are those of the shortest held-out example."""
         from tinyengram.scoring.choices import Prompt
-        from tinyengram.tasks.chat import chat_text
+        from tinyengram.tasks.conversations import request
 
         if name == "plain":
             return plain
-        calls, tokenizer = self._material.held_out_calls, self._material.base.tokenizer
-        instruction = "" if name == "chat" else min((call.instruction for call in calls), key=len)
-        template = self._study.data.template
-        return Prompt(lambda question: chat_text(instruction, question, tokenizer, template=template), "")
+        renderer = self._material.renderer
+        tools, system = self._tools_offered() if name == "chat with tools" else ((), "")
+        return Prompt(lambda question: renderer.prompt(request(question, tools=tools, system=system)), "")
+
+    def _tools_offered(self) -> tuple[tuple[dict[str, Any], ...], str]:
+        """Tools and system text of the held-out conversation that offers the least to read."""
+        from tinyengram.tasks.conversations import system_text
+
+        settings = [(one.tools, system_text(one)) for one in self._material.held_out_conversations]
+        offering = [one for one in settings if one[0]] or settings
+
+        def characters(setting: tuple[tuple[dict[str, Any], ...], str]) -> int:
+            tools, system = setting
+            return len("\n".join([system, *(json.dumps(tool, ensure_ascii=False) for tool in tools)]))
+
+        return min(offering, key=characters)
 
 
 def _adapter_key(checkpoint: Path) -> str:

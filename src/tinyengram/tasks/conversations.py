@@ -48,7 +48,8 @@ class Conversation:
         tools: Function descriptions ``{"name", "description", "parameters"}``, ``parameters`` a JSON Schema object.
         learnt: Indices of the assistant turns that are learnt, ascending. Empty where the right thing is unknown, as in
             BFCL's requests that no tool fits.
-        ground_truth: BFCL's possible answers of the learnt turn: for each call ``{function: {argument: [allowed, …]}}``.
+        ground_truth: BFCL's possible answers of the learnt turn: for each call ``{function: {argument: [allowed,
+            …]}}``.
     """
 
     id: str
@@ -75,3 +76,16 @@ def request(text: str, *, tools: Sequence[dict[str, Any]] = (), system: str = ""
     """A conversation that ends where an answer is wanted: an optional system turn and a user's request."""
     turns = (Turn("system", system),) if system else ()
     return Conversation(id, (*turns, Turn("user", text)), tuple(tools))
+
+
+def system_text(conversation: Conversation) -> str:
+    """What the system turn says; empty without one."""
+    first = conversation.turns[:1]
+    return first[0].text if first and first[0].role == "system" else ""
+
+
+def user_request(conversation: Conversation) -> str:
+    """What the user says last before the first learnt turn, or at all where none is learnt; empty without a user."""
+    until = conversation.learnt[0] if conversation.learnt else len(conversation.turns)
+    said = [turn.text for turn in conversation.turns[:until] if turn.role == "user"]
+    return said[-1] if said else ""

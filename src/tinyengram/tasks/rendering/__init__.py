@@ -1,0 +1,16 @@
+"""Conversations become text and token ids: what is trained is what is served."""
+
+from tinyengram.tasks.rendering.encoding import EncodedData, EncodedExample, encode_all, marked_text
+from tinyengram.tasks.rendering.renderer import Renderer, Template
+from tinyengram.tasks.rendering.writers import RefusedTurn, RenderedTurn
+
+__all__ = [
+    "EncodedData",
+    "EncodedExample",
+    "RefusedTurn",
+    "RenderedTurn",
+    "Renderer",
+    "Template",
+    "encode_all",
+    "marked_text",
+]
