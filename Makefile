@@ -46,6 +46,7 @@ matrix:
 	"$(PYTHON)" scripts/matrix.py $(VERSIONS)
 
 $(INSTALLED): pyproject.toml $(LOCK) scripts/check_python.py
+	@test -n "$(PYTHON)" || { echo "No Python was found: install Python $(LOCKED_PYTHON), or name one: make PYTHON=/path/to/python"; exit 1; }
 	@"$(PYTHON)" scripts/check_python.py $(LOCKED_PYTHON) "$(LOCK)"
 	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(LOCKED) hatchling editables
