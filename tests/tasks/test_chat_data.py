@@ -11,9 +11,9 @@ from datasets import Dataset
 
 from tests.tasks.formats.chats import EVERY, glaive, hermes, openai, sharegpt, xlam
 from tinyengram.tasks.chat_data import ChatData, load_conversations, split
-from tinyengram.tasks.left_out import LeftOut
 from tinyengram.tasks.conversations import Call, request
 from tinyengram.tasks.errors import TaskError
+from tinyengram.tasks.left_out import LeftOut
 
 USER = {"role": "user", "content": "Hi"}
 HELLO = {"role": "assistant", "content": "Hello"}
