@@ -19,6 +19,7 @@ _PUBLIC = {
     "KnownNgrams": "tinyengram.memory",
     "collect_ngrams": "tinyengram.memory",
     "compress_vocabulary": "tinyengram.memory",
+    "load_conversations": "tinyengram.tasks.chat_data",
 }
 
 __all__ = [*_PUBLIC, "__version__"]

@@ -46,7 +46,7 @@ def compare(
     output = Console(width=None if sys.stdout.isatty() else 150)
     for table in terminal_tables(results):
         output.print(table)
-    output.print(results.finding, highlight=False)
+    output.print(results.finding, highlight=False, markup=False)
     together = sum(results.seconds.values())
     phases = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in results.seconds.items())
     output.print(f"Time: {together:.0f} s ({phases})", highlight=False)

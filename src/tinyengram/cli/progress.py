@@ -60,11 +60,11 @@ class Live:
         from tinyengram.study.progress import PhaseEvent, ScoreEvent
 
         if isinstance(event, PhaseEvent):
-            self._console.print(event.text, highlight=False)
+            self._console.print(event.text, highlight=False, markup=False, soft_wrap=True)
         elif isinstance(event, ScoreEvent):
             self._advance(f"Scoring {event.label}", event.done, event.total, "")
             if event.done == event.total:
-                self._console.print(f"Scored {event.label}: {event.total}", highlight=False)
+                self._console.print(f"Scored {event.label}: {event.total}", highlight=False, markup=False)
         else:
             loss = "–" if event.loss is None else f"{event.loss:.4f}"
             news = f"loss {loss}  {event.tokens_per_second:.0f} tokens/s  {_time_left(event.seconds_left)}"
@@ -74,6 +74,7 @@ class Live:
                     f"{event.arm}, seed {event.seed}, step {event.step}/{event.total_steps}: "
                     f"eval loss {event.eval_loss:.4f}  {news}",
                     highlight=False,
+                    markup=False,
                     soft_wrap=True,
                 )
 

@@ -122,6 +122,16 @@ def prepare(study: Study) -> Material:
     )
 
 
+def data_in_words(account: DataAccount) -> list[str]:
+    """What is learnt and what is not, a sentence each: said before anything is trained."""
+    learnt = (
+        f"Data: {account.rows} rows read as {account.format}; {account.learnt_turns} turns with {account.learnt_calls} "
+        f"calls are learnt in {account.train_examples} texts, {account.eval_examples} texts are held out."
+    )
+    left_out = [f"Not learnt: {one.count} {one.what}, {one.reason} (first: {one.first})." for one in account.left_out]
+    return [learnt, *left_out, *account.remarks, f"Written with {account.rendering}."]
+
+
 def _unfitting(study: Study, renderer: Renderer) -> list[Conversation]:
     """BFCL's requests that none of the offered tools fits, evenly spaced among those of at most ``max_length``."""
     from tinyengram.tasks.chat_data import load_irrelevant

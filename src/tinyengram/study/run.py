@@ -22,7 +22,7 @@ from tinyengram.study.checks import check_arms, check_folder
 from tinyengram.study.finding import describe_finding
 from tinyengram.study.frontier import curve_weights
 from tinyengram.study.matching import eval_loss, late_train_loss, match, trained
-from tinyengram.study.material import Material, load_anew, prepare, unanswerable
+from tinyengram.study.material import Material, data_in_words, load_anew, prepare, unanswerable
 from tinyengram.study.plan import PromptName, Study
 from tinyengram.study.progress import Clock, Event, PhaseEvent
 from tinyengram.study.rehearsal import rehearse
@@ -70,6 +70,8 @@ def run_study(study: Study, out: Path, on_event: Callable[[Event], None] = lambd
     on_event(PhaseEvent("Preparing base, data and questions"))
     with clock.phase("prepare"):
         material = prepare(study)
+        for sentence in data_in_words(material.account):
+            on_event(PhaseEvent(sentence))
         check_arms(study, material, out)
     write_atomically(out / "plan.yaml", _plan_text(study))
     provenance = _provenance(material.base)

@@ -42,12 +42,19 @@ class ChatData:
 
 @dataclass
 class Account:
-    """What became of each row so far."""
+    """What became of each row so far.
+
+    Attributes:
+        format: How the rows are written.
+        learn: Which turns are learnt.
+        rows: That were read.
+        conversations, turns, calls: That are learnt.
+    """
 
     format: str
     learn: Learn
     rows: int = 0
-    conversations: list[Conversation] = field(default_factory=list)
+    conversations: int = 0
     turns: int = 0
     calls: int = 0
     _left_out: LeftOutCounts = field(default_factory=LeftOutCounts)
@@ -57,8 +64,8 @@ class Account:
         """Count what is not learnt."""
         self._left_out.add(what, reason, where, count)
 
-    def add(self, conversation: Conversation) -> None:
-        """Take a conversation in, or count why none of it is learnt."""
+    def add(self, conversation: Conversation) -> Conversation | None:
+        """Mark what is learnt of a conversation; None where nothing is, which is counted with its reason."""
         # The experiment keeps turns that call, as text.
         wanted = assistant_turns(conversation, "all" if self.format == EXPERIMENT else self.learn)
         learnt = []
@@ -73,28 +80,34 @@ class Account:
                 self.turns += 1
                 self.calls += self._calls_in(turn)
         if learnt:
-            self.conversations.append(replace(conversation, learnt=tuple(learnt)))
+            self.conversations += 1
             self._remark(conversation)
-        elif not any(turn.role == "assistant" for turn in conversation.turns):
+            return replace(conversation, learnt=tuple(learnt))
+        if not any(turn.role == "assistant" for turn in conversation.turns):
             self.leave_out("rows", "no assistant turn", conversation.id)
         else:
             self.leave_out("rows", f"no turn to learn (learn: {self.learn})", conversation.id)
+        return None
 
     def left_out(self) -> list[LeftOut]:
         """Everything that was counted."""
         return self._left_out.listed()
 
-    def data(self, provenance: Provenance) -> ChatData:
+    def remarks(self) -> list[str]:
+        """What is learnt but may not be meant, in sentences."""
         count, first = self._not_offered
-        remarks = [f"Calls of functions that their rows do not offer: {count}, first at {first}."] if count else []
+        return [f"Calls of functions that their rows do not offer: {count}, first at {first}."] if count else []
+
+    def data(self, conversations: list[Conversation], provenance: Provenance) -> ChatData:
+        """The account with what was read."""
         return ChatData(
             format=self.format,
             rows=self.rows,
-            conversations=self.conversations,
+            conversations=conversations,
             learnt_turns=self.turns,
             learnt_calls=self.calls,
             left_out=self.left_out(),
-            remarks=remarks,
+            remarks=self.remarks(),
             provenance=provenance,
         )
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import get_args
 
 from tinyengram.errors import nearest
-from tinyengram.sources import BadRow, Row, RowSource, resolve_rows
+from tinyengram.sources import BadRow, Provenance, Row, RowSource, resolve_rows
 from tinyengram.tasks.accounts import EXPERIMENT, Account, ChatData
 from tinyengram.tasks.conversations import Conversation, Learn
 from tinyengram.tasks.errors import TaskError
@@ -23,7 +23,17 @@ from tinyengram.tasks.formats import (
     known_format,
 )
 
-__all__ = ["ChatData", "Split", "load_conversations", "load_irrelevant", "split"]
+__all__ = [
+    "ChatData",
+    "ConversationStream",
+    "Split",
+    "held_out_by_default",
+    "load_conversations",
+    "load_irrelevant",
+    "remark_on_split",
+    "split",
+    "stream_conversations",
+]
 
 _LEARN = get_args(Learn)
 _LOOKED_AT = 200  # rows that tell the format
@@ -41,6 +51,21 @@ class Split:
     train: list[Conversation]
     held_out: list[Conversation]
     remark: str | None = None
+
+
+@dataclass
+class ConversationStream:
+    """Conversations that are read one at a time; the account is whole once the last of them was read.
+
+    Attributes:
+        account: What became of each row so far.
+        provenance: Where the rows come from.
+        conversations: Each with at least one turn that is learnt. Can be gone through once.
+    """
+
+    account: Account
+    provenance: Provenance
+    conversations: Iterator[Conversation]
 
 
 def load_conversations(
@@ -68,6 +93,20 @@ def load_conversations(
         TaskError: The format is unknown, unclear or mixed; more rows are malformed than allowed; nothing is left.
         SourceError: The data cannot be had.
     """
+    stream = stream_conversations(name, format=format, learn=learn, max_bad_rows=max_bad_rows, revision=revision)
+    conversations = list(stream.conversations)
+    return stream.account.data(conversations, stream.provenance)
+
+
+def stream_conversations(
+    name: str,
+    *,
+    format: str = "auto",
+    learn: Learn = "all",
+    max_bad_rows: int = 0,
+    revision: str | None = None,
+) -> ConversationStream:
+    """The same without holding them, for files larger than memory; errors of rows are raised where they are met."""
     format = known_format(format)
     if learn not in _LEARN:
         raise TaskError(f"learn={learn!r} is unknown.{nearest(learn, _LEARN)}")
@@ -77,20 +116,32 @@ def load_conversations(
                 f"name={name!r} with format={format!r} does not fit: bfcl is the embedded data and its own format. "
                 "Name both bfcl, or another format."
             )
-        account, provenance = Account(bfcl.BFCL, learn), bfcl.provenance()
-        for conversation in bfcl.read_calls():
-            account.rows += 1
-            account.add(conversation)
-    else:
-        source = resolve_rows(name, revision=revision)
-        provenance = source.provenance
-        format, rows = _with_format(source, format, max_bad_rows)
-        account = Account(format, learn)
-        _read(rows, account, max_bad_rows)
+        account = Account(bfcl.BFCL, learn)
+        return ConversationStream(account, bfcl.provenance(), _not_none(_learnt_of_bfcl(account), account, name))
+    source = resolve_rows(name, revision=revision)
+    format, rows = _with_format(source, format, max_bad_rows)
+    account = Account(format, learn)
+    return ConversationStream(
+        account, source.provenance, _not_none(_read(rows, account, max_bad_rows), account, source.provenance.name)
+    )
+
+
+def _learnt_of_bfcl(account: Account) -> Iterator[Conversation | None]:
+    for conversation in bfcl.read_calls():
+        account.rows += 1
+        yield account.add(conversation)
+
+
+def _not_none(read: Iterator[Conversation | None], account: Account, name: str) -> Iterator[Conversation]:
+    """What is learnt of what was read.
+
+    Raises:
+        TaskError: At the end, if it is nothing.
+    """
+    yield from (conversation for conversation in read if conversation is not None)
     if not account.conversations:
         reasons = [f"{part.count} rows: {part.reason}" for part in account.left_out() if part.what == "rows"]
         raise TaskError(f"Nothing to learn is left of {name!r} ({'; '.join(reasons) or 'it has no rows'}).")
-    return account.data(provenance)
 
 
 def load_irrelevant(limit: int | None = None) -> list[Conversation]:
@@ -122,7 +173,7 @@ def split(
     count = len(conversations)
     if eval_fraction is not None and not 0 < eval_fraction < 1:
         raise TaskError(f"eval_fraction={eval_fraction} must lie between 0 and 1.")
-    by_default = max(1, -(-count // 100), min(_ENOUGH_HELD_OUT, count // 5))
+    by_default = held_out_by_default(count)
     train: list[int] = []
     held_out: list[int] = []
     if count > 1:
@@ -138,11 +189,22 @@ def split(
             f"A split of {count} conversations with eval_fraction={eval_fraction} and eval_limit={eval_limit} leaves "
             "nothing on one side. Give more conversations, or another fraction."
         )
-    remark = None
-    if len(held_out) < _FEW_HELD_OUT:
-        more = f" Without eval_fraction {by_default} are held out." if by_default > len(held_out) else ""
-        remark = f"Only {len(held_out)} of {count} conversations are held out, too few to measure by.{more}"
+    remark = remark_on_split(len(held_out), count)
     return Split([conversations[row] for row in train], [conversations[row] for row in held_out], remark)
+
+
+def held_out_by_default(count: int) -> int:
+    """How many of so many conversations are held out where nothing else is said."""
+    return max(1, -(-count // 100), min(_ENOUGH_HELD_OUT, count // 5))
+
+
+def remark_on_split(held_out: int, count: int) -> str | None:
+    """A sentence where so few of so many are held out that nothing can be measured by them."""
+    if held_out >= _FEW_HELD_OUT:
+        return None
+    by_default = held_out_by_default(count)
+    more = f" Without eval_fraction {by_default} are held out." if by_default > held_out else ""
+    return f"Only {held_out} of {count} conversations are held out, too few to measure by.{more}"
 
 
 # --- rows ----------------------------------------------------------------------------------------------------------
@@ -164,17 +226,17 @@ def _with_format(source: RowSource, format: str, max_bad_rows: int) -> tuple[str
     good = [row for row in begins if isinstance(row, Row)]
     if good:
         return detect(good, name), everything
-    _read(begins, Account("auto", "all"), max_bad_rows)  # raises where the bad rows are too many
+    list(_read(begins, Account("auto", "all"), max_bad_rows))  # raises where the bad rows are too many
     raise TaskError(f"Nothing to learn is left of {name!r}: it has no rows{' but malformed ones' * bool(begins)}.")
 
 
-def _read(rows: Iterable[Row | BadRow], account: Account, max_bad_rows: int) -> None:
+def _read(rows: Iterable[Row | BadRow], account: Account, max_bad_rows: int) -> Iterator[Conversation | None]:
     bad: list[str] = []
     stop_at: int | None = None
     for row in rows:
         account.rows += 1
         try:
-            _add(row, account)
+            yield _add(row, account)
         except MalformedError as error:
             bad.append(f"{row.location}: {error}")
             account.leave_out("rows", str(error), row.location)
@@ -190,8 +252,8 @@ def _read(rows: Iterable[Row | BadRow], account: Account, max_bad_rows: int) -> 
         )
 
 
-def _add(row: Row | BadRow, account: Account) -> None:
-    """Read one row into the account.
+def _add(row: Row | BadRow, account: Account) -> Conversation | None:
+    """Read one row into the account; what is learnt of it.
 
     Raises:
         MalformedError: It is malformed; where it is of another format than the rest, the message says so.
@@ -202,7 +264,7 @@ def _add(row: Row | BadRow, account: Account) -> None:
         conversation = READERS[account.format](row)
     except LeftOutError as left_out:
         account.leave_out("rows", str(left_out), row.location)
-        return
+        return None
     except RecursionError as error:
         raise MalformedError("it is nested too deeply") from error
     except MalformedError as error:
@@ -210,9 +272,10 @@ def _add(row: Row | BadRow, account: Account) -> None:
         if others and account.format not in (*others, EXPERIMENT):
             raise MalformedError(f"{error} (the row looks like {others[0]}, not {account.format})") from error
         raise
-    account.add(conversation)
+    learnt = account.add(conversation)
     if account.format == EXPERIMENT:
         turns, calls = glaive_experiment.passed_over(row)
         reason = "not the first turn that calls, which alone the experiment keeps"
         account.leave_out("turns", reason, row.location, turns)
         account.leave_out("calls", reason, row.location, calls)
+    return learnt

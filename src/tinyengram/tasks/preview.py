@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from typing import Any
 
 from tinyengram.errors import nearest
-from tinyengram.tasks.chat_data import load_conversations, split
+from tinyengram.tasks.chat_data import held_out_by_default, remark_on_split, stream_conversations
 from tinyengram.tasks.errors import TaskError
 from tinyengram.tasks.left_out import LeftOut
-from tinyengram.tasks.rendering import Renderer, encode_all, marked_text
+from tinyengram.tasks.rendering import EncodedExample, Encoder, Renderer, marked_text
 
 _TEMPLATES = ("tokenizer", "chatml")
 
@@ -67,12 +68,14 @@ def preview(
 ) -> Preview:
     """Read a file as training would, and write its conversations as training would if there is a tokenizer.
 
+    The file streams: what this takes does not grow with it.
+
     Args:
         name: See :func:`tinyengram.tasks.chat_data.load_conversations`, as for the next four.
         tokenizer: Of the base; None: conversations are read only.
         format, learn, max_bad_rows: As there.
         template, max_length: See :class:`tinyengram.tasks.rendering.Renderer` and its ``encode_all``.
-        show: How many examples are shown, evenly spaced.
+        show: How many examples are shown, picked at random but the same every time.
 
     Raises:
         TaskError: Nothing can be learnt, or an option is unknown.
@@ -80,32 +83,56 @@ def preview(
     """
     if template not in _TEMPLATES:
         raise TaskError(f"template={template!r} is unknown.{nearest(str(template), _TEMPLATES)}")
-    data = load_conversations(name, format=format, learn=learn, max_bad_rows=max_bad_rows)
-    remarks = list(data.remarks)
-    if len(data.conversations) > 1:
-        remark = split(data.conversations).remark
-        remarks += [remark] if remark else []
+    stream = stream_conversations(name, format=format, learn=learn, max_bad_rows=max_bad_rows)
+    renderer = None if tokenizer is None else Renderer(tokenizer, template=template)
+    encoder = None if renderer is None else Encoder(renderer, max_length=max_length)
+    sample = _Sample(show)
+    for conversation in stream.conversations:
+        if encoder is not None:
+            for example in encoder.encode(conversation):
+                sample.offer(example)
+    account = stream.account
+    left_out, remarks = account.left_out(), account.remarks()
+    counts: dict[str, Any] = {"turns": account.turns, "calls": account.calls, "tokens": None, "examples": None}
+    if encoder is not None:
+        encoder.refuse_nothing()
+        left_out += encoder.data.left_out
+        counts = {name: getattr(encoder.data, name) for name in ("turns", "calls", "tokens")}
+        counts["examples"] = encoder.data.texts
+    if account.conversations > 1:
+        remark = remark_on_split(held_out_by_default(account.conversations), account.conversations)
     else:
-        remarks.append("There is only one conversation: nothing can be held out to measure by.")
-    counts: dict[str, Any] = {"turns": data.learnt_turns, "calls": data.learnt_calls, "tokens": None, "examples": None}
-    left_out, rendering, shown = list(data.left_out), None, []
-    if tokenizer is not None:
-        renderer = Renderer(tokenizer, template=template)
-        encoded = encode_all(data.conversations, renderer, max_length=max_length)
-        left_out += encoded.left_out
-        rendering = renderer.description
-        examples = encoded.examples
-        counts = {"turns": encoded.turns, "calls": encoded.calls, "tokens": encoded.tokens, "examples": len(examples)}
-        count = min(show, len(examples))
-        shown = [examples[index * len(examples) // count] for index in range(count)]
+        remark = "There is only one conversation: nothing can be held out to measure by."
+    shown = sample.in_order()
     return Preview(
-        format=data.format,
-        rows=data.rows,
-        conversations=len(data.conversations),
+        format=account.format,
+        rows=account.rows,
+        conversations=account.conversations,
         **counts,
         left_out=left_out,
-        remarks=remarks,
-        rendering=rendering,
+        remarks=[*remarks, *([remark] if remark else [])],
+        rendering=None if renderer is None else renderer.description,
         shown_ids=[example.id for example in shown],
         shown=[marked_text(example, tokenizer) for example in shown],
     )
+
+
+class _Sample:
+    """Some of a stream's examples, each as likely as the other (reservoir sampling), the same ones every time."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._seen = size, 0
+        self._random = random.Random(0)
+        self._kept: list[tuple[int, EncodedExample]] = []
+
+    def offer(self, example: EncodedExample) -> None:
+        """Keep an example in place of another, or pass it by."""
+        if len(self._kept) < self._size:
+            self._kept.append((self._seen, example))
+        elif (place := self._random.randint(0, self._seen)) < self._size:
+            self._kept[place] = (self._seen, example)
+        self._seen += 1
+
+    def in_order(self) -> list[EncodedExample]:
+        """As they came."""
+        return [example for _, example in sorted(self._kept, key=lambda kept: kept[0])]

@@ -1,12 +1,13 @@
 """Conversations become text and token ids: what is trained is what is served."""
 
-from tinyengram.tasks.rendering.encoding import EncodedData, EncodedExample, encode_all, marked_text
+from tinyengram.tasks.rendering.encoding import EncodedData, EncodedExample, Encoder, encode_all, marked_text
 from tinyengram.tasks.rendering.renderer import Renderer, Template
 from tinyengram.tasks.rendering.writers import RefusedTurn, RenderedTurn
 
 __all__ = [
     "EncodedData",
     "EncodedExample",
+    "Encoder",
     "RefusedTurn",
     "RenderedTurn",
     "Renderer",

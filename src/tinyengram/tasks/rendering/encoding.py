@@ -47,28 +47,18 @@ class EncodedData:
 
     Attributes:
         examples: In the order of the conversations.
+        texts, turns, calls, tokens: How many of each are learnt; a text is an example.
         left_out_counts: Turns, calls and texts that are not learnt; ``left_out`` lists them.
         too_long: Turns that end behind ``max_length``, left out or cut.
     """
 
     examples: list[EncodedExample] = field(default_factory=list)
+    texts: int = 0
+    turns: int = 0
+    calls: int = 0
+    tokens: int = 0
     left_out_counts: LeftOutCounts = field(default_factory=LeftOutCounts)
     too_long: int = 0
-
-    @property
-    def turns(self) -> int:
-        """How many turns are learnt."""
-        return sum(len(example.turns) for example in self.examples)
-
-    @property
-    def calls(self) -> int:
-        """How many calls are learnt."""
-        return sum(example.calls for example in self.examples)
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens are learnt."""
-        return sum(sum(example.answer_mask) for example in self.examples)
 
     @property
     def left_out(self) -> list[LeftOut]:
@@ -100,29 +90,70 @@ def encode_all(
     Raises:
         TaskError: Nothing is left, or ChatML meets a tokenizer that cannot say where its tokens stand.
     """
-    if renderer.template == "chatml" and not renderer.tokenizer.is_fast:
-        raise TaskError("A fast tokenizer is needed to find the answer's tokens; this one is slow.")
-    data = EncodedData()
-    tokens = _Tokens(renderer.tokenizer)
-    limit = _Limit(max_length, on_too_long)
-    encode = _encode_whole if renderer.template == "chatml" else _encode_apart
+    encoder = Encoder(renderer, max_length=max_length, on_too_long=on_too_long)
     for conversation in conversations:
+        encoder.data.examples += encoder.encode(conversation)
+    encoder.refuse_nothing()
+    return encoder.data
+
+
+class Encoder:
+    """Encodes conversations one at a time and keeps account, for data larger than memory; see :func:`encode_all`.
+
+    Attributes:
+        data: The account so far; its ``examples`` are for the caller to fill.
+
+    Raises:
+        TaskError: ChatML meets a tokenizer that cannot say where its tokens stand.
+    """
+
+    def __init__(self, renderer: Renderer, *, max_length: int = 2048, on_too_long: OnTooLong = "drop") -> None:
+        if renderer.template == "chatml" and not renderer.tokenizer.is_fast:
+            raise TaskError("A fast tokenizer is needed to find the answer's tokens; this one is slow.")
+        self.data = EncodedData()
+        self._renderer = renderer
+        self._tokens = _Tokens(renderer.tokenizer)
+        self._limit = _Limit(max_length, on_too_long)
+        self._encode = _encode_whole if renderer.template == "chatml" else _encode_apart
+        self._conversations = 0
+
+    def encode(self, conversation: Conversation) -> list[EncodedExample]:
+        """Examples of one conversation, none where nothing of it can be learnt."""
+        data = self.data
+        self._conversations += 1
         rendered = []
-        for turn in renderer.turns(conversation):
+        for turn in self._renderer.turns(conversation):
             if isinstance(turn, RefusedTurn):
                 data.left_out_counts.add("turns", turn.reason, conversation.id)
                 data.left_out_counts.add("calls", turn.reason, conversation.id, turn.calls)
             else:
                 rendered.append(turn)
-        parts = encode(rendered, tokens, limit, data, conversation.id)
+        parts = self._encode(rendered, self._tokens, self._limit, data, conversation.id)
         for part in parts:
-            id = conversation.id if len(parts) == 1 else f"{conversation.id}#{part.turns[-1]}"
-            data.examples.append(
-                EncodedExample(part.ids, part.mask, id, conversation.id, tuple(part.turns), part.calls)
+            data.texts += 1
+            data.turns += len(part.turns)
+            data.calls += part.calls
+            data.tokens += sum(part.mask)
+        return [
+            EncodedExample(
+                part.ids,
+                part.mask,
+                conversation.id if len(parts) == 1 else f"{conversation.id}#{part.turns[-1]}",
+                conversation.id,
+                tuple(part.turns),
+                part.calls,
             )
-    if not data.examples:
-        raise TaskError(_nothing_left(len(conversations), data, limit))
-    return data
+            for part in parts
+        ]
+
+    def refuse_nothing(self) -> None:
+        """Raise if nothing could be encoded.
+
+        Raises:
+            TaskError: Says why.
+        """
+        if not self.data.texts:
+            raise TaskError(_nothing_left(self._conversations, self.data, self._limit))
 
 
 def marked_text(example: EncodedExample, tokenizer: Any) -> list[tuple[str, bool]]:
