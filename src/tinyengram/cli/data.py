@@ -78,7 +78,7 @@ def _print(console: Console, found: Preview) -> None:
     if found.rendering is None:
         console.print("Name a --base to see the texts as its model will read them.", highlight=False)
         return
-    console.print(Text(f"Written with {found.rendering}"))
+    console.print(Text(f"Rendering: {found.rendering}"))
     for number, pieces in enumerate(found.shown, start=1):
         console.rule(f"example {number}: {found.shown_ids[number - 1]}; what is learnt is marked", characters="-")
         text = Text()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,6 +51,7 @@ def prepare(study: Study) -> Material:
     from tinyengram.tasks.chat_data import load_conversations, split
     from tinyengram.tasks.choice_sets import load_choice_set
     from tinyengram.tasks.general_text import load_texts
+    from tinyengram.tasks.left_out import LeftOutCounts
     from tinyengram.tasks.questions import load_truthfulqa
     from tinyengram.tasks.rendering import Renderer, encode_all
 
@@ -74,13 +75,23 @@ def prepare(study: Study) -> Material:
     questions = load_truthfulqa(study.truthfulqa.name, limit=study.truthfulqa.limit)
     train = encoded["train"].examples[: section.train_limit]
     held_out = encoded["eval"].examples[: section.eval_limit]
+    left_out = LeftOutCounts()
+    for known in (data.left_out, *(part.left_out for part in encoded.values())):
+        left_out.add_all(known)
+    for limit, unused in (
+        (f"beyond train_limit={section.train_limit}", encoded["train"].examples[len(train) :]),
+        (f"beyond eval_limit={section.eval_limit}", encoded["eval"].examples[len(held_out) :]),
+    ):
+        for example in unused:
+            left_out.add("turns", limit, example.id, len(example.turns))
+            left_out.add("calls", limit, example.id, example.calls)
     choice_sets = {Path(one.name).stem: load_choice_set(one.name, limit=one.limit) for one in study.accuracy}
     texts = load_texts(study.drift.name, limit=study.drift.texts) if study.drift is not None else None
     account = DataAccount(
         train_examples=len(train),
         eval_examples=len(held_out),
         too_long=sum(part.too_long for part in encoded.values()),
-        left_out=[*data.left_out, *(one for part in encoded.values() for one in part.left_out)],
+        left_out=left_out.listed(),
         remarks=[*data.remarks, *([parts.remark] if parts.remark else [])],
         format=data.format,
         rendering=renderer.description,
@@ -88,6 +99,8 @@ def prepare(study: Study) -> Material:
         conversations=len(data.conversations),
         learnt_turns=sum(len(example.turns) for example in train),
         learnt_calls=sum(example.calls for example in train),
+        held_out_turns=sum(len(example.turns) for example in held_out),
+        held_out_calls=sum(example.calls for example in held_out),
         train_tokens=sum(len(example.input_ids) for example in train),
         data=data.provenance,
         questions=questions.provenance,
@@ -126,10 +139,11 @@ def data_in_words(account: DataAccount) -> list[str]:
     """What is learnt and what is not, a sentence each: said before anything is trained."""
     learnt = (
         f"Data: {account.rows} rows read as {account.format}; {account.learnt_turns} turns with {account.learnt_calls} "
-        f"calls are learnt in {account.train_examples} texts, {account.eval_examples} texts are held out."
+        f"calls are learnt in {account.train_examples} texts, {account.held_out_turns} turns with "
+        f"{account.held_out_calls} calls in {account.eval_examples} texts are held out."
     )
     left_out = [f"Not learnt: {one.count} {one.what}, {one.reason} (first: {one.first})." for one in account.left_out]
-    return [learnt, *left_out, *account.remarks, f"Written with {account.rendering}."]
+    return [learnt, *left_out, *account.remarks, f"Rendering: {account.rendering}."]
 
 
 def _unfitting(study: Study, renderer: Renderer) -> list[Conversation]:
@@ -150,9 +164,11 @@ def _unfitting(study: Study, renderer: Renderer) -> list[Conversation]:
 
 
 def _used(conversations: Sequence[Conversation], examples: Sequence[EncodedExample]) -> list[Conversation]:
-    """The conversations that stand behind encoded examples."""
-    ids = {example.conversation for example in examples}
-    return [conversation for conversation in conversations if conversation.id in ids]
+    """The conversations that stand behind encoded examples, with the turns that these hold as the learnt ones."""
+    turns: dict[str, set[int]] = {}
+    for example in examples:
+        turns.setdefault(example.conversation, set()).update(example.turns)
+    return [replace(one, learnt=tuple(sorted(turns[one.id]))) for one in conversations if one.id in turns]
 
 
 def load_anew(study: Study) -> Base:

@@ -172,6 +172,7 @@ class DataAccount(BaseModel):
         rendering: How conversations are written for the base, in words.
         rows, conversations: In the data, held-out ones included.
         learnt_turns, learnt_calls, train_tokens: Of the training examples.
+        held_out_turns, held_out_calls: Of the held-out ones.
         skipped, dropped: The account of runs before 0.2.
     """
 
@@ -186,6 +187,8 @@ class DataAccount(BaseModel):
     conversations: int = 0
     learnt_turns: int = 0
     learnt_calls: int = 0
+    held_out_turns: int = 0
+    held_out_calls: int = 0
     skipped: list[dict[str, str]] = []
     dropped: dict[str, int] = {}
     train_tokens: int

@@ -7,10 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from tinyengram.sources import Provenance
 from tinyengram.tasks.conversations import Conversation, Learn, Turn, assistant_turns
-from tinyengram.tasks.formats import glaive_experiment
 from tinyengram.tasks.left_out import LeftOut, LeftOutCounts, What
-
-EXPERIMENT = "glaive-experiment"
 
 
 @dataclass
@@ -66,19 +63,18 @@ class Account:
 
     def add(self, conversation: Conversation) -> Conversation | None:
         """Mark what is learnt of a conversation; None where nothing is, which is counted with its reason."""
-        # The experiment keeps turns that call, as text.
-        wanted = assistant_turns(conversation, "all" if self.format == EXPERIMENT else self.learn)
+        wanted = assistant_turns(conversation, self.learn)
         learnt = []
         for index, turn in enumerate(conversation.turns):
             if turn.role != "assistant":
                 continue
             if reason := self._why_not(turn, index, conversation.learnt, wanted):
                 self.leave_out("turns", reason, conversation.id)
-                self.leave_out("calls", reason, conversation.id, self._calls_in(turn))
+                self.leave_out("calls", reason, conversation.id, turn.n_calls)
             else:
                 learnt.append(index)
                 self.turns += 1
-                self.calls += self._calls_in(turn)
+                self.calls += turn.n_calls
         if learnt:
             self.conversations += 1
             self._remark(conversation)
@@ -117,9 +113,6 @@ class Account:
         if index not in allowed:
             return "the row gives the turn weight 0"
         return None if index in wanted else f"not among the turns of learn: {self.learn}"
-
-    def _calls_in(self, turn: Turn) -> int:
-        return glaive_experiment.calls_in(turn.text) if self.format == EXPERIMENT else len(turn.calls)
 
     def _remark(self, conversation: Conversation) -> None:
         offered = {tool.get("name") for tool in conversation.tools}

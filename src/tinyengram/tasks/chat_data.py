@@ -9,7 +9,7 @@ from typing import get_args
 
 from tinyengram.errors import nearest
 from tinyengram.sources import BadRow, Provenance, Row, RowSource, resolve_rows
-from tinyengram.tasks.accounts import EXPERIMENT, Account, ChatData
+from tinyengram.tasks.accounts import Account, ChatData
 from tinyengram.tasks.conversations import Conversation, Learn
 from tinyengram.tasks.errors import TaskError
 from tinyengram.tasks.formats import (
@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 _LEARN = get_args(Learn)
+_EXPERIMENT = "glaive-experiment"
 _LOOKED_AT = 200  # rows that tell the format
 _LOOKED_AT_PER_FILE = 20  # at least, in a folder of many
 _SHOWN_BAD_ROWS = 5
@@ -269,11 +270,11 @@ def _add(row: Row | BadRow, account: Account) -> Conversation | None:
         raise MalformedError("it is nested too deeply") from error
     except MalformedError as error:
         others = formats_of(row.values)
-        if others and account.format not in (*others, EXPERIMENT):
+        if others and account.format not in (*others, _EXPERIMENT):
             raise MalformedError(f"{error} (the row looks like {others[0]}, not {account.format})") from error
         raise
     learnt = account.add(conversation)
-    if account.format == EXPERIMENT:
+    if account.format == _EXPERIMENT:
         turns, calls = glaive_experiment.passed_over(row)
         reason = "not the first turn that calls, which alone the experiment keeps"
         account.leave_out("turns", reason, row.location, turns)

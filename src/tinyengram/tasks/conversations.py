@@ -29,6 +29,7 @@ class Turn:
         name: Of a ``tool`` turn: the function whose result it is, where known.
         answers: Of a ``tool`` turn: which call of the conversation it answers, counted from 0 over all turns, where
             known.
+        calls_in_text: How many calls stand in the text as they are written, where a format keeps them so.
     """
 
     role: Role
@@ -36,6 +37,12 @@ class Turn:
     calls: tuple[Call, ...] = ()
     name: str | None = None
     answers: int | None = None
+    calls_in_text: int = 0
+
+    @property
+    def n_calls(self) -> int:
+        """How many calls the turn makes, however they are kept."""
+        return len(self.calls) + self.calls_in_text
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,7 @@ def assistant_turns(conversation: Conversation, learn: Learn) -> tuple[int, ...]
     """Indices of the assistant turns that ``learn`` names: all, those that call, or the last."""
     spoken = [index for index, turn in enumerate(conversation.turns) if turn.role == "assistant"]
     if learn == "calls":
-        return tuple(index for index in spoken if conversation.turns[index].calls)
+        return tuple(index for index in spoken if conversation.turns[index].n_calls)
     return tuple(spoken[-1:] if learn == "last" else spoken)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -40,6 +41,11 @@ class LeftOutCounts:
         if count:
             before, first = self._counted.get((what, reason), (0, where))
             self._counted[what, reason] = (before + count, first)
+
+    def add_all(self, others: Iterable[LeftOut]) -> None:
+        """Note what was counted elsewhere."""
+        for one in others:
+            self.add(one.what, one.reason, one.first, one.count)
 
     def listed(self) -> list[LeftOut]:
         """By kind and reason, in the order in which they were met."""

@@ -106,7 +106,7 @@ class TestExperiment:
         assert conversation.turns == (
             Turn("system", glaive()["system"].strip()),
             Turn("user", "Weather in Oslo?"),
-            Turn("assistant", written),
+            Turn("assistant", written, calls_in_text=1),
         )
         assert (conversation.learnt, conversation.tools) == ((2,), ())
 
@@ -115,7 +115,7 @@ class TestExperiment:
             "USER: one\nASSISTANT: Sure, which?\nUSER: two\nASSISTANT: <functioncall> {1}\nUSER: x\nASSISTANT: "
             "<functioncall> {2}"
         ).turns
-        assert turns[1:] == (Turn("user", "two"), Turn("assistant", "<functioncall> {1}"))
+        assert turns[1:] == (Turn("user", "two"), Turn("assistant", "<functioncall> {1}", calls_in_text=1))
 
     def test_tool_code_is_a_call_too(self) -> None:
         assert self.read("USER: a\nASSISTANT: <tool_code> f()").turns[-1].text == "<tool_code> f()"

@@ -35,7 +35,10 @@ def read(row: Row) -> Conversation:
         raise LeftOutError("no user turn right before the call")
     if not any(marker in output for marker in (*_CALL_MARKERS, "{")):
         raise LeftOutError("the cut turn holds no call")
-    asked = (Turn("user", before.rpartition("USER:")[2].strip()), Turn("assistant", output))
+    asked = (
+        Turn("user", before.rpartition("USER:")[2].strip()),
+        Turn("assistant", output, calls_in_text=calls_in(output)),
+    )
     instruction = (Turn("system", system.strip()),) if system.strip() else ()
     return Conversation(row.location, (*instruction, *asked), learnt=(len(instruction) + 1,))
 
@@ -48,5 +51,4 @@ def calls_in(text: str) -> int:
 def passed_over(row: Row) -> tuple[int, int]:
     """Assistant turns, and calls, of a row that :func:`read` keeps, which are not in what it gives."""
     chat = field(row.values, "chat")
-    kept = read(row).turns[-1].text
-    return chat.count("ASSISTANT:") - 1, calls_in(chat) - calls_in(kept)
+    return chat.count("ASSISTANT:") - 1, calls_in(chat) - read(row).turns[-1].n_calls

@@ -100,7 +100,7 @@ class ChatML:
         for index in which:
             turn = conversation.turns[index]
             prompt = "".join(blocks[: index + (not first)]) + "<|im_start|>assistant\n"
-            written.append(RenderedTurn(index, prompt, f"{_said(turn)}<|im_end|>", len(turn.calls)))
+            written.append(RenderedTurn(index, prompt, f"{_said(turn)}<|im_end|>", turn.n_calls))
         return written
 
     def _blocks(self, conversation: Conversation, turns: Sequence[Turn]) -> list[str]:
@@ -168,13 +168,13 @@ class OwnTemplate:
             prompt = self._template.render(chat.messages[:before], chat.tools, generate=True)
             answer = self._template.answer(chat.messages[: before + 1], chat.tools, prompt)
         except RefusedTurnError as error:
-            return RefusedTurn(index, len(turn.calls), str(error))
+            return RefusedTurn(index, turn.n_calls, str(error))
         if not holds_calls(answer, turn.calls):
-            return RefusedTurn(index, len(turn.calls), "the chat template does not write all of the turn's calls")
+            return RefusedTurn(index, turn.n_calls, "the chat template does not write all of the turn's calls")
         text_lost = not holds_text(answer, turn)
         if text_lost and not turn.calls:
             return RefusedTurn(index, 0, "the chat template does not write all of the turn's text")
-        return RenderedTurn(index, prompt, answer, len(turn.calls), text_lost)
+        return RenderedTurn(index, prompt, answer, turn.n_calls, text_lost)
 
     def _probe(self, *turns: Turn, tools: tuple[dict[str, Any], ...] = ()) -> RenderedTurn | RefusedTurn:
         """The last of some turns."""
