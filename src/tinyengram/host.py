@@ -73,8 +73,9 @@ def cache_argument(model: Any) -> str:
     for name in CACHE_NAMES:
         if name in arguments:
             return name
+    name = model.__name__ if isinstance(model, type) else type(model).__name__
     raise HostError(
-        f"{type(model).__name__} takes no key-value cache: none of {', '.join(CACHE_NAMES)} is an argument of its "
+        f"{name} takes no key-value cache: none of {', '.join(CACHE_NAMES)} is an argument of its "
         f"forward pass ({versions()}). Use a model with attention layers, or a version of transformers that this "
         "package was run with."
     )
