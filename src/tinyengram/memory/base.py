@@ -2,33 +2,122 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from typing import Any
 
+import torch
 from torch import nn
 
 from tinyengram import host
 from tinyengram.memory.config import EngramConfig
 from tinyengram.memory.layer import EngramLayer
 
+# Elements of each matrix that the digest of a base's weights looks at.
+_SAMPLED = 1024
+_MEMORY_MODULES = ("engram_memory", "tables", "key_proj", "value_proj", "key_norm", "query_norm", "conv_norm")
 
-def describe_base(model: Any, depth: int) -> dict[str, Any]:
+
+def describe_base(model: Any, blocks: nn.ModuleList) -> dict[str, Any]:
+    """What is said of a base in an adapter; ``weights`` only where they can be read (:func:`weights_digest`)."""
     embedding = model.get_input_embeddings()
     config = host.text_config(model)
-    return {
+    said = {
         "model_type": config.model_type,
-        "num_hidden_layers": depth,
+        "num_hidden_layers": len(blocks),
         "hidden_size": getattr(config, "hidden_size", embedding.weight.shape[1]),
         "vocab_size": embedding.weight.shape[0],
     }
+    digest = weights_digest(embedding, blocks)
+    return said if digest is None else {**said, "weights": digest}
 
 
-def refuse_other_base(stored: dict[str, Any], base: dict[str, Any]) -> None:
+def weights_digest(embedding: nn.Module, blocks: nn.ModuleList) -> str | None:
+    """sha256, in hex, of elements at fixed places of the embedding and of the matrices of three blocks.
+
+    Elements are rounded to bfloat16 first, so that a base has one digest whether it is loaded in float32 or bfloat16.
+    What adapters added to the base does not count.
+
+    Returns:
+        None where weights are not at hand as they are: on the meta device (offloaded, or no weights yet), quantised,
+        sharded, or float16, whose rounding is another.
+    """
+    chosen = {"": embedding} | {f"{at}.": blocks[at] for at in sorted({0, len(blocks) // 2, len(blocks) - 1})}
+    digest = hashlib.sha256()
+    for name, tensor in sorted(
+        (prefix + name, tensor) for prefix, module in chosen.items() for name, tensor in _own_matrices(module).items()
+    ):
+        plain = not hasattr(tensor, "full_tensor") and tensor.device.type != "meta" and tensor.numel()
+        if not plain or tensor.dtype not in (torch.float64, torch.float32, torch.bfloat16):
+            return None
+        flat = tensor.detach().reshape(-1)
+        places = torch.linspace(0, len(flat) - 1, min(len(flat), _SAMPLED), dtype=torch.float64).long()
+        sample = flat[places.to(flat.device)].to(torch.bfloat16).cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(sample.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _own_matrices(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters of a module with two dimensions or more, by the names they had before any adapter was put on it."""
+    added = {
+        f"{name}.{part}." if name else f"{part}."
+        for name, inner in module.named_modules()
+        for part in getattr(inner, "adapter_layer_names", ())
+    }
+    own: dict[str, torch.Tensor] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.dim() >= 2 and not name.startswith(tuple(added)):
+            own[name.replace("base_layer.", "").replace("original_module.", "")] = parameter
+    return own
+
+
+def refuse_other_base(stored: dict[str, Any], base: dict[str, Any], *, check_weights: bool) -> None:
+    """Refuse a base that is not the one which an adapter was made for.
+
+    Raises:
+        ValueError: A size differs, or (with ``check_weights``, where both are known) the digest of the weights.
+    """
     for name, value in stored.items():
-        if base.get(name) != value:
+        if name == "weights":
+            if check_weights and base.get(name, value) != value:
+                raise ValueError(
+                    "The adapter was made for a base with other weights than this one's, though of the same shape. "
+                    "Load it on the base it was trained on; if you know that it fits this one: "
+                    "PeftModel.from_pretrained(base, folder, config=EngramConfig.from_pretrained(folder, "
+                    "check_base=False))."
+                )
+        elif base.get(name) != value:
+            resized = " A base whose embedding was resized: load the adapter first, then resize."
             raise ValueError(
                 f"The adapter was made for a base with {name}={value!r}, but this one has {base.get(name)!r}. Load "
-                "it on the base it was trained on."
+                f"it on the base it was trained on.{resized if name == 'vocab_size' else ''}"
+            )
+
+
+def refuse_modules_of_blocks(config: EngramConfig, model: nn.Module, wrapped: list[str]) -> None:
+    """Refuse ``modules_to_save`` that PEFT would miss or take for a part of the memory.
+
+    Blocks that read memory are wrapped, so what lies in them has another name by the time that PEFT looks for it.
+
+    Raises:
+        ValueError: A name matches a module inside a wrapped block, or the memory's own modules.
+    """
+    for wanted in config.modules_to_save or []:
+        matched = [name for name, _ in model.named_modules() if name.endswith(wanted)]
+        inside = [name for name in matched if name.startswith(tuple(f"{block}." for block in wrapped))]
+        if inside:
+            raise ValueError(
+                f"modules_to_save names {wanted!r}, which matches {inside[0]!r} in a block that reads memory "
+                f"(layer_ids={config.layer_ids}); those are wrapped and cannot be saved whole. Name modules outside "
+                "these blocks in full, or train the block by a LoRA with the memory on top."
+            )
+        own = [name for name in _MEMORY_MODULES if name.endswith(wanted)]
+        if own:
+            outside = f"{matched[0]!r}" if matched else "a module of the base"
+            raise ValueError(
+                f"modules_to_save names {wanted!r}, which also matches the memory's own {own[0]!r}; write the name in "
+                f"full ({outside})."
             )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tinyengram.memory.ngrams import KnownNgrams, ngram_keys
+from tinyengram.memory.ngrams import KnownNgrams, map_digest, ngram_keys
 
 
 def collect_ngrams(
@@ -72,7 +72,8 @@ def collect_ngrams(
         raise ValueError(
             f"No n-gram is left of {len(found.counts)} seen; lower min_count={min_count}, or check the loss mask."
         )
-    return KnownNgrams.of(torch.from_numpy(np.ascontiguousarray(ngrams)))
+    vocabulary = None if compression is None else map_digest(compression)
+    return KnownNgrams.of(torch.from_numpy(np.ascontiguousarray(ngrams)), vocabulary)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from torch import nn
 
 from tinyengram.memory.compression import compress_vocabulary
 from tinyengram.memory.config import EngramConfig
-from tinyengram.memory.ngrams import exact_rows, hash_multipliers, hashed_rows, head_sizes
+from tinyengram.memory.ngrams import exact_rows, hash_multipliers, hashed_rows, head_sizes, map_digest
 from tinyengram.memory.reading import Reading
 from tinyengram.memory.saving import check_fingerprint
 
@@ -33,18 +33,20 @@ class EngramIndex(nn.Module):
     def __init__(self, config: EngramConfig, vocab_size: int, pad_token_id: int) -> None:
         super().__init__()
         self.memory, self.max_ngram_size, self.which_rows = config.memory, config.max_ngram_size, config.rows
-        stored = config.fingerprint
+        stored = config.from_file
         if stored is not None:
             check_fingerprint(stored, config)
+        vocabulary = None
         compression = None
         if config.tokenizer_name_or_path is not None:
-            compression = (
-                torch.zeros(stored["map_size"], dtype=torch.int32)
-                if stored
-                else _vocabulary_map(config.tokenizer_name_or_path, vocab_size, pad_token_id)
-            )
+            if stored:
+                compression = torch.zeros(stored["map_size"], dtype=torch.int32)
+            else:
+                compression, vocabulary = _vocabulary_map(config.tokenizer_name_or_path, vocab_size, pad_token_id)
+        # Whether buffers still wait for a file: what a tokenizer or a corpus gave cannot be made from a fingerprint.
+        self.awaits_file = stored is not None and (config.memory == "exact" or compression is not None)
         self.register_buffer("compression", compression)
-        self.register_buffer("pad", torch.tensor(0 if stored else self._compressed(pad_token_id)))
+        self.register_buffer("pad", torch.tensor(0 if self.awaits_file else self._compressed(pad_token_id)))
         if stored:
             self.compressed_vocab_size = stored["compressed_vocab_size"]
         else:
@@ -65,6 +67,12 @@ class EngramIndex(nn.Module):
             self.register_buffer("ngram_keys", torch.zeros(shape[0], dtype=torch.int64))
         else:
             assert config.ngrams is not None
+            if config.ngrams.vocabulary != vocabulary:
+                raise ValueError(
+                    "ngrams were collected with another vocabulary map than that of "
+                    f"{config.tokenizer_name_or_path!r}; collect them with compression=compress_vocabulary(tokenizer) "
+                    "of that very tokenizer."
+                )
             self.orders = config.ngrams.orders
             highest = int(config.ngrams.ngrams.max())
             if highest >= self.compressed_vocab_size:
@@ -96,6 +104,8 @@ class EngramIndex(nn.Module):
 
     def rows(self, adapter_name: str, layer_id: int, reading: Reading) -> torch.Tensor:
         """Table rows of a layer at each position being read, int64 ``(batch, length, rows per position)``."""
+        if self.awaits_file:
+            self._refuse_unloaded(adapter_name)
         window = reading.once(
             (adapter_name, "window"), lambda: reading.window(self.max_ngram_size, self.pad, self.compression)
         )
@@ -110,6 +120,19 @@ class EngramIndex(nn.Module):
         at = self.layer_ids.index(layer_id)
         rows = hashed_rows(window, self.multipliers[at], self.sizes[at])
         return rows if self.which_rows == "ngram" else self._control(rows, self.sizes[at].flatten())
+
+    def _refuse_unloaded(self, adapter_name: str) -> None:
+        fresh = "give ngrams=collect_ngrams(...)" if self.memory == "exact" else "set its fingerprint to None"
+        raise ValueError(
+            f"The memory {adapter_name!r} was made from the config of a saved adapter but its tensors were not "
+            "loaded. Load the adapter with PeftModel.from_pretrained(base, folder); for a new memory with these "
+            f"options, {fresh}."
+        )
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        if f"{prefix}pad" in state_dict:
+            self.awaits_file = False
 
     def _control(self, rows: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
         """Other rows of the same heads, from which the n-gram cannot be told; heads of ``sizes`` rows follow another.
@@ -128,8 +151,8 @@ class EngramIndex(nn.Module):
         return torch.cat([order, sizes.sum().view(1)])[rows]
 
 
-def _vocabulary_map(tokenizer_name: str, vocab_size: int, pad_token_id: int) -> torch.Tensor:
-    """int32 ``(ids,)`` map of the named tokenizer, with ids beyond its vocabulary (padding of the embedding) as pad."""
+def _vocabulary_map(tokenizer_name: str, vocab_size: int, pad_token_id: int) -> tuple[torch.Tensor, str]:
+    """int32 ``(ids,)`` map of the named tokenizer, with ids beyond its vocabulary as pad, and the map's digest."""
     from transformers import AutoTokenizer
 
     mapped = compress_vocabulary(AutoTokenizer.from_pretrained(tokenizer_name))
@@ -138,4 +161,4 @@ def _vocabulary_map(tokenizer_name: str, vocab_size: int, pad_token_id: int) -> 
             f"pad_token_id={pad_token_id} is not in the tokenizer {tokenizer_name!r} of {len(mapped)} tokens."
         )
     beyond = mapped[pad_token_id].repeat(max(0, vocab_size - len(mapped)))
-    return torch.cat([mapped, beyond]).to(torch.int32)
+    return torch.cat([mapped, beyond]).to(torch.int32), map_digest(mapped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,13 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 from tinyengram import host
-from tinyengram.memory.base import describe_base, pad_token_of, refuse_other_base, unload_former_memory
+from tinyengram.memory.base import (
+    describe_base,
+    pad_token_of,
+    refuse_modules_of_blocks,
+    refuse_other_base,
+    unload_former_memory,
+)
 from tinyengram.memory.cache import EngramCacheLayer
 from tinyengram.memory.config import EngramConfig
 from tinyengram.memory.index import EngramIndex
@@ -37,8 +44,15 @@ class EngramModel(BaseTuner):
 
     # --- injection -----------------------------------------------------------------------------------------------
 
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        # A copy of its own for each adapter: what is noted in it (fingerprint, blocks) is of this base and this
+        # adapter, while one object may be given for several.
+        self.peft_config[adapter_name] = copy.copy(self.peft_config[adapter_name])
+        self._injected = adapter_name  # PEFT does not pass it to `_prepare_model`.
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+
     def _prepare_model(self, peft_config: EngramConfig, model: Any) -> None:
-        name = next(name for name, config in self.peft_config.items() if config is peft_config)
+        name = self._injected
         decoder_name, blocks_name = host.find_blocks(model)
         host.cache_argument(model.get_submodule(decoder_name))  # Refused now, not at its first cached step.
         blocks = model.get_submodule(blocks_name)
@@ -48,15 +62,17 @@ class EngramModel(BaseTuner):
                 f"layer_ids={peft_config.layer_ids!r} names {beyond}, but the model has {len(blocks)} blocks, "
                 f"0 to {len(blocks) - 1}."
             )
-        base = describe_base(model, len(blocks))
-        if peft_config.fingerprint is not None:
-            refuse_other_base(peft_config.fingerprint.get("base", {}), base)
+        refuse_modules_of_blocks(peft_config, model, [f"{blocks_name}.{layer}" for layer in peft_config.layer_ids])
+        base = describe_base(model, blocks)
+        stored = peft_config.from_file
+        if stored is not None:
+            refuse_other_base(stored.get("base", {}), base, check_weights=peft_config.check_base)
         pad_token_id = pad_token_of(peft_config, model)
         if not 0 <= pad_token_id < base["vocab_size"]:
             raise ValueError(f"pad_token_id={pad_token_id} is outside the base's vocabulary of {base['vocab_size']}.")
         with torch.device("cpu"):  # Also when the base is made without weights, to see whether the sizes fit.
             index = EngramIndex(peft_config, base["vocab_size"], pad_token_id)
-        peft_config.current_fingerprint = {"base": base, **index.describe()}
+        peft_config.current_fingerprint = {"base": base, "options": peft_config.own_options(), **index.describe()}
         peft_config.target_modules = {f"{blocks_name}.{layer}" for layer in peft_config.layer_ids}
         if "engram_index" not in self._modules:  # `hasattr` would ask the wrapped model too.
             decoder = model.get_submodule(decoder_name)
@@ -110,6 +126,15 @@ class EngramModel(BaseTuner):
             "weights of the base give the same output. Keep the adapter, or unload() it to have the base back."
         )
 
+    def unmerge_adapter(self) -> None:
+        raise ValueError("Nothing is merged: an Engram memory cannot be, so there is nothing to unmerge.")
+
+    def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
+        raise ValueError(
+            "Engram memories cannot be weighted into one adapter (add_weighted_adapter): their projections and tables "
+            "multiply each other. Make them active together instead: model.base_model.set_adapter([name, other])."
+        )
+
     def _unload_and_optionally_merge(self, merge: bool = True, **kwargs: Any) -> Any:
         if merge:
             self._check_merge_allowed()
@@ -155,7 +180,7 @@ class EngramModel(BaseTuner):
             return
         if cache is not None:
             state = EngramCacheLayer.on(cache, self._n_blocks)
-            if int(cache.get_seq_length()) != state.length and not self._is_active():
+            if host.length_of(cache, state.length) != state.length and not self._is_active():
                 cache.layers.remove(state)  # A cache that was filled elsewhere, read on by the base alone.
                 return
         else:
@@ -179,9 +204,9 @@ class EngramModel(BaseTuner):
         batch, length = ids.shape
         past = state.length
         seen = state if past else None
-        if cache is not None and int(cache.get_seq_length()) != past:
+        if cache is not None and host.length_of(cache, past) != past:
             raise ValueError(
-                f"The key-value cache holds {int(cache.get_seq_length())} tokens but the memory saw {past} of them: "
+                f"The key-value cache holds {host.length_of(cache, past)} tokens but the memory saw {past} of them: "
                 "it was filled without this model. Read the prompt again with a fresh cache."
             )
         positions = given.get("position_ids")

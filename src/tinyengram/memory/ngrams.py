@@ -6,6 +6,7 @@ and the N - 1 before it, newest first, with the pad id where a text has not begu
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -123,18 +124,24 @@ class KnownNgrams:
         ngrams: int64 ``(n_known, width)``, canonical ids newest first, -1 beyond an n-gram's order; sorted by key.
         keys: int64 ``(n_known,)``, strictly increasing.
         orders: Orders present, ascending.
+        vocabulary: Digest of the vocabulary map that they were collected with (:func:`map_digest`); None for raw ids.
     """
 
     ngrams: torch.Tensor
     keys: torch.Tensor
     orders: tuple[int, ...]
+    vocabulary: str | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
 
     @classmethod
-    def of(cls, ngrams: torch.Tensor) -> KnownNgrams:
+    def of(cls, ngrams: torch.Tensor, vocabulary: str | None = None) -> KnownNgrams:
         """Index n-grams given as int64 ``(n_known, width)``, newest id first, padded with -1.
+
+        Args:
+            ngrams: The n-grams.
+            vocabulary: Digest of the map from which their ids come, None for raw ids.
 
         Raises:
             ValueError: Two different n-grams have one 64-bit key (expected once in about 10^19 / n_known^2 sets).
@@ -145,7 +152,12 @@ class KnownNgrams:
         if len(keys) > 1 and bool((keys[1:] == keys[:-1]).any()):
             raise ValueError("Two known n-grams share a 64-bit key or are the same; drop one of them.")
         lengths = (ngrams >= 0).sum(-1).unique().tolist()
-        return cls(ngrams=ngrams, keys=keys, orders=tuple(lengths))
+        return cls(ngrams=ngrams, keys=keys, orders=tuple(lengths), vocabulary=vocabulary)
+
+
+def map_digest(compression: torch.Tensor) -> str:
+    """sha256, in hex, of an integer ``(vocab,)`` map of token ids onto canonical ids."""
+    return hashlib.sha256(compression.cpu().to(torch.int64).contiguous().numpy().tobytes()).hexdigest()
 
 
 def ngram_keys(ngrams: torch.Tensor) -> torch.Tensor:

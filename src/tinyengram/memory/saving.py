@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -38,6 +38,8 @@ def to_file(
     """
     saved: dict[str, torch.Tensor] = {}
     for key, tensor in chosen.items():
+        if not _is_ours(key):  # Of a LoRA below that goes by the same name.
+            continue
         rows = tensor.any(dim=1).nonzero().flatten() if key.endswith(".tables.weight") else None
         if rows is not None and len(rows) * 2 < len(tensor):
             saved[key + _ROWS], saved[key + _VALUES] = rows, tensor[rows]
@@ -47,7 +49,7 @@ def to_file(
     index_key = next(key for key in saved if f"engram_index.{adapter_name}." in key)
     container = index_key.split(f"engram_index.{adapter_name}.")[0]
     plain |= _modules_saved_whole(state_dict, adapter_name)
-    saved[f"{container}engram_index.{adapter_name}.checksum"] = _checksum(plain, config)
+    saved[f"{container}engram_index.{adapter_name}.checksum"] = _checksum(plain, config.identities()[0])
     return saved
 
 
@@ -68,12 +70,15 @@ def from_file(
     Raises:
         ValueError: Anything is missing, damaged, or not what the options say.
     """
-    ours = {key: value for key, value in state_dict.items() if ".engram_memory." in key or "engram_index." in key}
+    ours = {key: value for key, value in state_dict.items() if _is_ours(key)}
     checksum = [key for key in ours if key.endswith(_CHECKSUM)]
-    if not checksum:
+    stated = ours.pop(checksum[0]).cpu() if checksum else None
+    if stated is None and config.check_tensors:
         raise ValueError("The adapter file holds no Engram checksum: it is damaged, or not an Engram adapter.")
-    stated = ours.pop(checksum[0])
-    intact = torch.equal(stated.cpu(), _checksum({**ours, **_modules_saved_whole(state_dict, adapter_name)}, config))
+    covered = {**ours, **_modules_saved_whole(state_dict, adapter_name)}
+    intact = not config.check_tensors or any(
+        torch.equal(cast(torch.Tensor, stated), _checksum(covered, identity)) for identity in config.identities()
+    )
     wanted = {
         without_adapter_name(key, adapter_name): (key, tensor)
         for key, tensor in present.items()
@@ -85,6 +90,8 @@ def from_file(
         rows, values = full.pop(key), full.pop(name + _VALUES)
         if name in wanted:
             like = wanted[name][1]
+            if rows.dtype != torch.int64:
+                raise ValueError(f"{key} is {rows.dtype}: it holds row numbers, which cannot be scaled or averaged.")
             if values.shape[1:] != like.shape[1:] or not bool(((rows >= 0) & (rows < len(like))).all()):
                 raise ValueError(f"{name} was saved for another size of table; {_CHANGED}")
             full[name] = values.new_zeros(like.shape).index_copy(0, rows.to(values.device), values)
@@ -102,7 +109,10 @@ def from_file(
         ):
             raise ValueError(f"{name} is not what the options give (seed, layers or sizes); {_CHANGED}")
     if not intact:
-        raise ValueError(f"The adapter's checksum is not that of its tensors and options; {_CHANGED}")
+        raise ValueError(
+            f"The adapter's checksum is not that of its tensors and options; {_CHANGED} If you edited the tensors "
+            "yourself, say so by check_tensors=False in the config."
+        )
     loaded = {wanted[name][0]: tensor for name, tensor in full.items()}
     return {
         **{key: value for key, value in state_dict.items() if key not in ours and key not in checksum},
@@ -116,9 +126,13 @@ def _modules_saved_whole(state_dict: dict[str, torch.Tensor], adapter_name: str)
     return {key.replace(part, "."): tensor for key, tensor in state_dict.items() if part in key}
 
 
-def _checksum(tensors: dict[str, torch.Tensor], config: EngramConfig) -> torch.Tensor:
+def _is_ours(key: str) -> bool:
+    return ".engram_memory." in key or "engram_index." in key
+
+
+def _checksum(tensors: dict[str, torch.Tensor], identity: str) -> torch.Tensor:
     """sha256 over options, names, types, shapes and bytes, as uint8 ``(32,)``."""
-    digest = hashlib.sha256(config.identity().encode())
+    digest = hashlib.sha256(identity.encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
