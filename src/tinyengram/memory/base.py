@@ -95,6 +95,24 @@ def refuse_other_base(stored: dict[str, Any], base: dict[str, Any], *, check_wei
             )
 
 
+def refuse_bare_offload(model: Any, blocks: nn.Module) -> None:
+    """Refuse to be put by ``PeftModel.from_pretrained`` on a base that lies partly on disk.
+
+    PEFT takes accelerate's hooks off then, and cannot find the weights of wrapped blocks again to put them back.
+
+    Raises:
+        ValueError: Blocks lie on disk and nothing brings them when they are used.
+    """
+    places = getattr(model, "hf_device_map", None) or {}
+    hooked = any(hasattr(module, "_hf_hook") for module in blocks.modules())
+    if "disk" in places.values() and not hooked and any(p.device.type == "meta" for p in blocks.parameters()):
+        raise ValueError(
+            "PeftModel.from_pretrained cannot put an Engram memory on a base that lies partly on disk (device_map with "
+            "'disk'): load the base again, then model = get_peft_model(base, EngramConfig.from_pretrained(folder)) and "
+            "set_peft_model_state_dict(model, load_peft_weights(folder)), both from peft."
+        )
+
+
 def refuse_modules_of_blocks(config: EngramConfig, model: nn.Module, wrapped: list[str]) -> None:
     """Refuse ``modules_to_save`` that PEFT would miss or take for a part of the memory.
 

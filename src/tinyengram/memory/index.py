@@ -106,6 +106,11 @@ class EngramIndex(nn.Module):
         """Table rows of a layer at each position being read, int64 ``(batch, length, rows per position)``."""
         if self.awaits_file:
             self._refuse_unloaded(adapter_name)
+        if self.pad.device.type == "meta":
+            raise ValueError(
+                f"The buffers by which the memory {adapter_name!r} finds its rows are offloaded; offload with "
+                "offload_buffers=False, accelerate's default."
+            )
         window = reading.once(
             (adapter_name, "window"), lambda: reading.window(self.max_ngram_size, self.pad, self.compression)
         )

@@ -16,6 +16,7 @@ from tinyengram import host
 from tinyengram.memory.base import (
     describe_base,
     pad_token_of,
+    refuse_bare_offload,
     refuse_modules_of_blocks,
     refuse_other_base,
     unload_former_memory,
@@ -62,6 +63,7 @@ class EngramModel(BaseTuner):
                 f"layer_ids={peft_config.layer_ids!r} names {beyond}, but the model has {len(blocks)} blocks, "
                 f"0 to {len(blocks) - 1}."
             )
+        refuse_bare_offload(model, blocks)
         refuse_modules_of_blocks(peft_config, model, [f"{blocks_name}.{layer}" for layer in peft_config.layer_ids])
         base = describe_base(model, blocks)
         stored = peft_config.from_file

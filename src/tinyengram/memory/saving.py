@@ -35,7 +35,16 @@ def to_file(
         state_dict: All of the model's, for the modules that are saved whole.
         config: The memory's options, which the checksum covers.
         adapter_name: What the adapter is called in the model.
+
+    Raises:
+        ValueError: Weights of the memory are offloaded.
     """
+    if any(tensor.device.type == "meta" for key, tensor in chosen.items() if _is_ours(key)):
+        raise ValueError(
+            "The memory's weights are offloaded, so that they cannot be saved as they are. Give them: "
+            "save_pretrained(folder, state_dict=get_state_dict_offloaded_model(model)), from "
+            "accelerate.utils.modeling."
+        )
     saved: dict[str, torch.Tensor] = {}
     for key, tensor in chosen.items():
         if not _is_ours(key):  # Of a LoRA below that goes by the same name.
