@@ -158,6 +158,13 @@ class TestAnotherBase:
         model.base_model.model.resize_token_embeddings(101)
         torch.testing.assert_close(logits_of(model, some_ids())[..., :97], before)
 
+    def test_resized_after_the_memory_was_made_is_saved_for_the_base_as_it_was(self, tmp_path: Path) -> None:
+        model, ids = trained_memory(), some_ids()
+        before = logits_of(model, ids)
+        model.base_model.model.resize_token_embeddings(101)
+        model.save_pretrained(tmp_path)
+        assert torch.equal(logits_of(PeftModel.from_pretrained(tiny_model(), tmp_path), ids), before)
+
 
 class TestNgramsOfAnotherVocabulary:
     @pytest.fixture
@@ -184,6 +191,28 @@ class TestNgramsOfAnotherVocabulary:
                 load_base("tiny-random-llama").model,
                 tiny_config(memory="exact", ngrams=known, tokenizer_name_or_path=name),
             )
+
+    @pytest.mark.parametrize("reload", [False, True])
+    def test_tokens_that_a_tokenizer_gained_later_read_as_padding(
+        self, base: Any, reload: bool, tmp_path: Path
+    ) -> None:
+        pad = 4
+        options = {"tokenizer_name_or_path": base.tokenizer.name_or_path, "pad_token_id": pad, "layer_ids": [0]}
+        model = get_peft_model(base.model, tiny_config(**options))
+        stir(model)
+        if reload:
+            model.save_pretrained(tmp_path)
+            model = PeftModel.from_pretrained(load_base("tiny-random-llama").model, tmp_path)
+        model.eval()
+        inner = model.base_model.model
+        size = inner.get_input_embeddings().weight.shape[0]
+        inner.resize_token_embeddings(size + 8)
+        with torch.no_grad():  # So that the base does not tell them apart.
+            inner.get_input_embeddings().weight[size + 3] = inner.get_input_embeddings().weight[pad]
+        texts = [torch.tensor([[5, token, 7, 9]]) for token in (size + 3, pad, 6)]
+        grown, padding, other = (logits_of(model, text) for text in texts)
+        assert torch.equal(grown, padding)
+        assert not torch.equal(grown, other)
 
 
 class TestBesideAMemory:

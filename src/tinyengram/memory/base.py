@@ -91,7 +91,8 @@ def refuse_other_base(stored: dict[str, Any], base: dict[str, Any], *, check_wei
             resized = " A base whose embedding was resized: load the adapter first, then resize."
             raise ValueError(
                 f"The adapter was made for a base with {name}={value!r}, but this one has {base.get(name)!r}. Load "
-                f"it on the base it was trained on.{resized if name == 'vocab_size' else ''}"
+                f"it on the base it was trained on, or set the config's fingerprint to None for a new memory."
+                f"{resized if name == 'vocab_size' else ''}"
             )
 
 
