@@ -19,6 +19,7 @@ from peft import (
 
 from tests.memory.tiny import logits_of, some_ids, stir, tiny_config, tiny_model, trained_memory
 from tinyengram import EngramConfig, collect_ngrams, compress_vocabulary
+from tinyengram.memory.base import weights_digest
 from tinyengram.sources import load_base
 
 KNOWN = collect_ngrams(some_ids(6, 40, seed=7).tolist(), orders=(2, 3))
@@ -130,6 +131,19 @@ class TestAnotherBase:
             base.model.layers[3].mlp.up_proj.weight.mul_(1.05)
         with pytest.raises(ValueError, match="other weights"):
             PeftModel.from_pretrained(base, saved)
+
+    def test_has_one_digest_on_every_machine(self) -> None:
+        """Else an adapter is refused on its own base; a change of how it is computed refuses all that were saved."""
+        base = tiny_model()
+        with torch.no_grad():
+            for parameter in base.parameters():
+                parameter.copy_((torch.arange(parameter.numel()) % 251 / 251 - 0.5).view(parameter.shape))
+        digest = weights_digest(base.get_input_embeddings(), base.model.layers)
+        assert digest == "05eaafc0c76a3dab31b6e8411be05c19e326abb6918a5cf05ff7d474072b5438"
+
+    def test_is_not_named_by_weights_that_are_not_at_hand(self) -> None:
+        for base in (tiny_model().to("meta"), tiny_model().half()):
+            assert weights_digest(base.get_input_embeddings(), base.model.layers) is None
 
     def test_other_adapters_on_it_do_not_count(self) -> None:
         lora = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, modules_to_save=["embed_tokens"])

@@ -51,7 +51,9 @@ def weights_digest(embedding: nn.Module, blocks: nn.ModuleList) -> str | None:
         if not plain or tensor.dtype not in (torch.float64, torch.float32, torch.bfloat16):
             return None
         flat = tensor.detach().reshape(-1)
-        places = torch.linspace(0, len(flat) - 1, min(len(flat), _SAMPLED), dtype=torch.float64).long()
+        n_places = min(len(flat), _SAMPLED)
+        # In integers, so that every machine looks at the same places.
+        places = torch.arange(n_places) * (len(flat) - 1) // max(1, n_places - 1)
         sample = flat[places.to(flat.device)].to(torch.bfloat16).cpu().contiguous()
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(sample.view(torch.uint8).numpy().data)
