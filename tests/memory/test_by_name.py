@@ -273,10 +273,11 @@ class TestBesideAMemory:
 
 
 class TestWhatPeftSays:
-    def test_an_option_of_a_later_peft_is_passed_over_with_a_warning(self, saved: Path) -> None:
+    @pytest.mark.parametrize("name", ["quantum_entanglement", "trainable_token_indices", "trainable_tokens"])
+    def test_an_option_of_a_later_peft_is_passed_over_with_a_warning(self, saved: Path, name: str) -> None:
         file = saved / "adapter_config.json"
-        file.write_text(json.dumps({**json.loads(file.read_text()), "quantum_entanglement": True}))
-        with pytest.warns(UserWarning, match="quantum_entanglement"):
+        file.write_text(json.dumps({**json.loads(file.read_text()), name: None}))
+        with pytest.warns(UserWarning, match=name):
             model = PeftModel.from_pretrained(tiny_model(), saved)
         assert torch.equal(logits_of(model, some_ids()), logits_of(trained_memory(), some_ids()))
 
