@@ -30,9 +30,20 @@ TUNER_HOOKS = (
     "_replace_module",
     "_unload_and_optionally_merge",
     "delete_adapter",
+    "inject_adapter",
+    "unmerge_adapter",
 )
 # PEFT 0.10: what a PEFT model calls around a forward pass on a tuner that has it; no tuner has to.
 FORWARD_HOOK = "_enable_peft_forward_hooks"
+
+
+# transformers 5.24: models that take a cache but keep state elsewhere, by type, so that it cannot be known what the
+# cache's tokens were read with. Cached logits of such a model differ from its own uncached ones, or fail.
+STATE_ELSEWHERE = {
+    "recurrent_gemma": "keeps its recurrent state on its own modules",
+    "minimax": "counts no tokens in its cache",
+    "xlstm": "keeps its state in a cache of its own kind",
+}
 
 
 class HostError(ValueError):
@@ -66,9 +77,15 @@ def cache_argument(model: Any) -> str:
     """Name of the argument of a model's forward pass that takes the key-value cache.
 
     Raises:
-        HostError: It has none of the known names: the model keeps its state in another way (Mamba, RWKV), or
-            transformers renamed it again.
+        HostError: It has none of the known names: the model keeps its state in another way (RWKV; Mamba before 5.24),
+            or transformers renamed it again; or its type is one of :data:`STATE_ELSEWHERE`.
     """
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    if kind in STATE_ELSEWHERE:
+        raise HostError(
+            f"{type(model).__name__} {STATE_ELSEWHERE[kind]} ({versions()}), so a memory cannot follow it from step to "
+            "step. Use a model with attention layers, or one of the Mamba family."
+        )
     arguments = forward_arguments(model)
     for name in CACHE_NAMES:
         if name in arguments:
@@ -122,6 +139,25 @@ def bystander_layer() -> type:
     from transformers import cache_utils
 
     return getattr(cache_utils, "DummyLayer", object)
+
+
+def length_of(cache: Any, default: int) -> int:
+    """Tokens that a cache holds; ``default`` where none of its layers counts them.
+
+    Since 5.24 the caches of recurrent models (Mamba) are lists of layers too, of which those without keys do not
+    count, and ``get_seq_length`` raises where no layer does.
+    """
+    try:
+        from transformers.cache_utils import LinearAttentionCacheLayerMixin as Recurrent
+    except ImportError:  # Before 5.24.
+        return int(cache.get_seq_length())
+    from transformers.cache_utils import CacheLayerMixin
+
+    if any(isinstance(layer, Recurrent) for layer in cache.layers) and not any(
+        isinstance(layer, CacheLayerMixin) for layer in cache.layers
+    ):
+        return default
+    return int(cache.get_seq_length())
 
 
 def keeps_every_token(cache: Any) -> bool:

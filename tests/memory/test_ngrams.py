@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sympy import isprime, nextprime
 
+from tinyengram.memory.collect import collect_ngrams
 from tinyengram.memory.ngrams import (
     KnownNgrams,
-    collect_ngrams,
     exact_rows,
     hash_multipliers,
     hashed_rows,

@@ -90,7 +90,7 @@ def test_a_changed_weight(saved: Path) -> None:
         ({"kernel_size": 2}, "has shape"),
         ({"layer_ids": [1, 3]}, "lacks|not what the options give"),
         ({"layer_ids": [1, 9]}, r"names \[9\]"),
-        ({"no_such_option": 3}, "no_such_option"),
+        ({"engram_vocab_sise": 3}, "no option of Engram. Did you mean 'engram_vocab_size'"),
         ({"gate": "open"}, "sigmoid, hard"),
         ({"gate": "hard"}, "checksum is not that of its tensors and options"),
         ({"rows": "single"}, "checksum is not that of its tensors and options"),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from tinyengram import host
+from tinyengram.memory.collect import collect_ngrams
 from tinyengram.memory.compression import compress_vocabulary
 from tinyengram.memory.config import ENGRAM, EngramConfig
 from tinyengram.memory.layer import EngramLayer
 from tinyengram.memory.model import EngramModel
-from tinyengram.memory.ngrams import KnownNgrams, collect_ngrams
+from tinyengram.memory.ngrams import KnownNgrams
 
 host.register_method(ENGRAM, EngramConfig, EngramModel)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import warnings
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Literal
@@ -18,8 +19,13 @@ class EngramPeftType(StrEnum):
 
     ENGRAM = "ENGRAM"
 
+    def __str__(self) -> str:
+        return f"{type(self).__name__}.{self.name}"  # PEFT's status takes what stands behind the dot.
+
 
 ENGRAM = EngramPeftType.ENGRAM
+# What one says of a load, not of a memory.
+_NOT_SAVED = ("check_base", "check_tensors")
 
 
 @dataclass
@@ -57,7 +63,14 @@ class EngramConfig(PeftConfig):
             that what is then learned does not come from memory: ``"shuffled"`` permutes the rows of each head afresh
             at every call, ``"single"`` reads one row per head (in an exact memory: per order) whatever the n-gram.
         modules_to_save: Further modules of the base to train and save whole, as everywhere in PEFT.
-        fingerprint: Written by ``save_pretrained``; identifies the base that the adapter belongs to.
+        fingerprint: Written by ``save_pretrained``; identifies the base that the adapter belongs to. Set it to None to
+            make a new memory with the options of a saved one.
+        check_base: ``False`` loads an adapter on a base of the same shape with other weights:
+            ``PeftModel.from_pretrained(base, folder, config=EngramConfig.from_pretrained(folder, check_base=False))``.
+            Not saved.
+        check_tensors: ``False`` takes tensors that were edited after saving (halved, averaged), whose checksum is no
+            longer theirs; names and shapes must still fit. Given as ``check_base``, or set on
+            ``model.peft_config[name]`` before ``set_peft_model_state_dict``. Not saved.
 
     Raises:
         ValueError: A size, layer or name cannot be used; the message says which and what can.
@@ -85,15 +98,27 @@ class EngramConfig(PeftConfig):
     rows: Literal["ngram", "shuffled", "single"] = "ngram"
     modules_to_save: list[str] | None = None
     fingerprint: dict[str, Any] | None = field(default=None, repr=False)
+    check_base: bool = True
+    check_tensors: bool = True
 
     def __new__(cls, *_: Any, **options: Any) -> EngramConfig:
         # Asked here because PEFT, on reading a file, drops options that `__init__` does not know with a warning only.
+        # That is right for an option that a later PEFT wrote, but not for one of ours, which decides what is read.
         known = {option.name for option in fields(cls)}
+        ours = (options.get("fingerprint") or {}).get("options", ())
         for name in options:
-            if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
-                hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(sorted(known))}."
-                raise TypeError(f"{name!r} is no option of Engram. {hint}")
+            from_a_file = "peft_type" in options
+            # In a file only a slip of the pen is taken for one of ours: PEFT's next option may sound like one.
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.9 if from_a_file else 0.6)
+            if name in known or (from_a_file and name not in ours and not close):
+                continue
+            if name == "trainable_token_indices":
+                raise TypeError(
+                    "'trainable_token_indices' is no option of Engram, which leaves the embedding as it is. Train "
+                    "whole modules with modules_to_save, or put the memory on top of a LoRA that trains those tokens."
+                )
+            hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(sorted(known))}."
+            raise TypeError(f"{name!r} is no option of Engram. {hint}")
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
@@ -146,8 +171,9 @@ class EngramConfig(PeftConfig):
             isinstance(self.pad_token_id, bool) or not isinstance(self.pad_token_id, int)
         ):
             raise ValueError(f"pad_token_id={self.pad_token_id!r} must be a token's id or None.")
-        if not isinstance(self.trainable_tables, bool):
-            raise ValueError(f"trainable_tables={self.trainable_tables!r} must be True or False.")
+        for name in ("trainable_tables", *_NOT_SAVED):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be True or False.")
         for name, allowed in (
             ("memory", ("hashed", "exact")),
             ("gate", ("sigmoid", "hard")),
@@ -189,19 +215,42 @@ class EngramConfig(PeftConfig):
             raise ValueError(
                 f"ngrams is a {type(self.ngrams).__name__}; give the KnownNgrams that collect_ngrams(...) returns."
             )
+        if (self.ngrams.vocabulary is None) != (self.tokenizer_name_or_path is None):
+            raise ValueError(
+                "ngrams were collected on "
+                + ("raw token ids" if self.ngrams.vocabulary is None else "a compressed vocabulary")
+                + f" but tokenizer_name_or_path={self.tokenizer_name_or_path!r}; collect them with "
+                "compression=compress_vocabulary(tokenizer) exactly when tokenizer_name_or_path is set."
+            )
         if self.ngrams.orders[-1] > self.max_ngram_size:
             raise ValueError(
                 f"ngrams holds n-grams of order {self.ngrams.orders[-1]} but max_ngram_size={self.max_ngram_size}; "
                 "raise max_ngram_size or collect shorter ones."
             )
 
-    def identity(self) -> str:
-        """What decides the output besides the weights, as JSON: saved in the checksum, so that no edit goes unseen."""
+    @property
+    def from_file(self) -> dict[str, Any] | None:
+        """The stored fingerprint, where the memory is to be loaded; None where one is made, as with new n-grams."""
+        return self.fingerprint if self.ngrams is None else None
+
+    @classmethod
+    def own_options(cls) -> list[str]:
+        """Names of the options that are ours and not PEFT's."""
+        theirs = {option.name for option in fields(PeftConfig)}
+        return sorted(option.name for option in fields(cls) if option.name not in theirs | set(_NOT_SAVED))
+
+    def identities(self) -> list[str]:
+        """What decides the output besides the weights, as JSON: saved in the checksum, so that no edit goes unseen.
+
+        The first is that of what is saved now; another, where there is one, is that of the file it was loaded from.
+        """
         names = ["layer_ids", "max_ngram_size", "memory", "kernel_size", "gate", "rows", "n_embed_per_ngram"]
         if self.memory == "hashed":
             names += ["engram_vocab_size", "n_head_per_ngram", "seed"]
         options = {name: getattr(self, name) for name in names}
-        return json.dumps([options, self.current_fingerprint or self.fingerprint], sort_keys=True)
+        current = self.current_fingerprint or self.fingerprint
+        fingerprints = [current, self.fingerprint] if self.fingerprint is not None else [current]
+        return [json.dumps([options, fingerprint], sort_keys=True) for fingerprint in fingerprints]
 
     def to_dict(self) -> dict[str, Any]:
         """The options as plain values for ``adapter_config.json``; the known n-grams are saved as tensors instead."""
@@ -211,4 +260,14 @@ class EngramConfig(PeftConfig):
         finally:
             self.ngrams = ngrams
         options["fingerprint"] = self.current_fingerprint or self.fingerprint
-        return options
+        return {name: value for name, value in options.items() if name not in _NOT_SAVED}
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Write ``adapter_config.json``. Known n-grams are tensors, which only a model's ``save_pretrained`` writes."""
+        if self.ngrams is not None and self.current_fingerprint is None:
+            warnings.warn(
+                "The n-grams of an exact memory are not saved with its options; save the model "
+                "(model.save_pretrained), or give ngrams= again.",
+                stacklevel=2,
+            )
+        super().save_pretrained(save_directory, **kwargs)

@@ -83,6 +83,26 @@ class EngramMemory(nn.Module):
         """Positions that the convolution looks back."""
         return max(0, self.kernel_size - 1) * self.dilation
 
+    def forward(self, hidden: torch.Tensor, rows: torch.Tensor, reading: Reading, key: tuple[str, int]) -> torch.Tensor:
+        """What is added to the residual stream. Called as a module, since accelerate brings offloaded weights then.
+
+        Args:
+            hidden: ``(batch, length, hidden)``.
+            rows: int64 ``(batch, length, rows per position)``.
+            reading: What is being read.
+            key: Adapter and layer id, by which the reading knows this memory's convolution.
+
+        Returns:
+            ``(batch, length, hidden)`` in the memory's own dtype (or the autocast dtype).
+        """
+        values = self.values(hidden, rows)
+        if self.kernel_size:
+            normed = self.conv_norm(values)
+            past = reading.recall(key, self.reach, normed)
+            same_text = reading.same_text(self.kernel_size, self.dilation)
+            values = values + F.silu(self.convolve(normed, past, same_text.to(hidden.device)))
+        return values
+
     def read(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """The gated value ``v`` at each position.
 
@@ -189,13 +209,10 @@ class EngramLayer(nn.Module, BaseTunerLayer):
         memory = cast(EngramMemory, self.engram_memory[adapter_name])
         # A model may lie on several devices, and its stream arrives from the block before.
         device = memory.tables.weight.device
-        values = memory.values(hidden.to(device), reading.rows(adapter_name, self.layer_id).to(device))
-        if memory.kernel_size:
-            normed = memory.conv_norm(values)
-            past = reading.recall((adapter_name, self.layer_id), memory.reach, normed)
-            same_text = reading.same_text(memory.kernel_size, memory.dilation)
-            values = values + F.silu(memory.convolve(normed, past, same_text.to(device)))
-        return values.to(hidden)
+        if device.type == "meta":  # Offloaded: its weights come to where they are used.
+            device = hidden.device
+        rows = reading.rows(adapter_name, self.layer_id).to(device)
+        return memory(hidden.to(device), rows, reading, (adapter_name, self.layer_id)).to(hidden)
 
     def __getattr__(self, name: str) -> Any:
         # Models read attributes of their own blocks, such as the kind of attention.

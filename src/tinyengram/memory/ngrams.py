@@ -6,7 +6,8 @@ and the N - 1 before it, newest first, with the pad id where a text has not begu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -123,32 +124,43 @@ class KnownNgrams:
         ngrams: int64 ``(n_known, width)``, canonical ids newest first, -1 beyond an n-gram's order; sorted by key.
         keys: int64 ``(n_known,)``, strictly increasing.
         orders: Orders present, ascending.
+        vocabulary: Digest of the vocabulary map that they were collected with (:func:`map_digest`); None for raw ids.
     """
 
     ngrams: torch.Tensor
     keys: torch.Tensor
     orders: tuple[int, ...]
+    vocabulary: str | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
 
     @classmethod
-    def of(cls, ngrams: torch.Tensor) -> KnownNgrams:
+    def of(cls, ngrams: torch.Tensor, vocabulary: str | None = None) -> KnownNgrams:
         """Index n-grams given as int64 ``(n_known, width)``, newest id first, padded with -1.
+
+        Args:
+            ngrams: The n-grams.
+            vocabulary: Digest of the map from which their ids come, None for raw ids.
 
         Raises:
             ValueError: Two different n-grams have one 64-bit key (expected once in about 10^19 / n_known^2 sets).
         """
-        keys = _keys(ngrams)
+        keys = ngram_keys(ngrams)
         order = torch.argsort(keys)
         ngrams, keys = ngrams[order], keys[order]
         if len(keys) > 1 and bool((keys[1:] == keys[:-1]).any()):
             raise ValueError("Two known n-grams share a 64-bit key or are the same; drop one of them.")
         lengths = (ngrams >= 0).sum(-1).unique().tolist()
-        return cls(ngrams=ngrams, keys=keys, orders=tuple(lengths))
+        return cls(ngrams=ngrams, keys=keys, orders=tuple(lengths), vocabulary=vocabulary)
 
 
-def _keys(ngrams: torch.Tensor) -> torch.Tensor:
+def map_digest(compression: torch.Tensor) -> str:
+    """sha256, in hex, of an integer ``(vocab,)`` map of token ids onto canonical ids."""
+    return hashlib.sha256(compression.cpu().to(torch.int64).contiguous().numpy().tobytes()).hexdigest()
+
+
+def ngram_keys(ngrams: torch.Tensor) -> torch.Tensor:
     """64-bit keys of int64 ``(…, width)`` n-grams padded with -1: a polynomial with wrapping arithmetic, then mixed.
 
     A key only finds the candidate; the ids are compared afterwards, so its quality concerns speed alone.
@@ -178,148 +190,7 @@ def exact_rows(window: torch.Tensor, known: torch.Tensor, keys: torch.Tensor, or
     for order in orders:
         ngrams = torch.full((*window.shape[:-1], width), -1, dtype=torch.int64, device=window.device)
         ngrams[..., :order] = window[..., :order]
-        candidate = torch.searchsorted(keys, _keys(ngrams)).clamp_(max=len(keys) - 1)
+        candidate = torch.searchsorted(keys, ngram_keys(ngrams)).clamp_(max=len(keys) - 1)
         same = (known[candidate] == ngrams).all(-1)
         rows.append(torch.where(same, candidate, len(keys)))
     return torch.stack(rows, dim=-1)
-
-
-def collect_ngrams(
-    ids: Iterable[Sequence[int]],
-    loss_mask: Iterable[Sequence[bool]] | None = None,
-    *,
-    orders: Sequence[int] = (2, 3, 4),
-    min_count: int = 1,
-    background: Iterable[Sequence[int]] | None = None,
-    max_ngrams: int | None = None,
-    compression: torch.Tensor | None = None,
-    pad_token_id: int = 0,
-) -> KnownNgrams:
-    """Collect the n-grams that an exact memory may open on.
-
-    With a ``loss_mask`` these are the n-grams that end where a token of the loss is to be predicted next: the memory
-    then stays shut while it reads prompts. Streams: one text is held at a time, counts are kept as arrays.
-
-    Args:
-        ids: Token ids of the training texts, one sequence a text.
-        loss_mask: For each text, True where a token counts in the loss (is to be predicted). ``None``: everywhere.
-        orders: Orders to collect.
-        min_count: Drop n-grams seen less often.
-        background: Texts in which an n-gram must be relatively rarer than in ``ids`` to be kept.
-        max_ngrams: Keep at most so many, the most frequent ones (ties: first in key order).
-        compression: int64 ``(vocab,)`` from :func:`compress_vocabulary`, when the memory compresses its vocabulary.
-        pad_token_id: Token that stands for positions before a text begins (the memory's ``pad_token_id``).
-
-    Returns:
-        The known n-grams, ready for ``EngramConfig(memory="exact", ngrams=…)``.
-
-    Raises:
-        ValueError: No n-gram is left, an argument is out of range, or ids and masks do not fit each other.
-
-    Example:
-        >>> known = collect_ngrams([[5, 6, 7, 8]], [[False, False, False, True]], orders=(2, 3))
-        >>> known.ngrams.tolist()  # newest id first: 6 7 and 5 6 7, after which 8 is predicted
-        [[7, 6, -1], [7, 6, 5]]
-    """
-    orders = tuple(sorted(set(orders)))
-    if not orders or orders[0] < 1:
-        raise ValueError(f"orders={orders!r}: give at least one n-gram order from 1 on.")
-    if min_count < 1 or (max_ngrams is not None and max_ngrams < 1):
-        raise ValueError(f"min_count={min_count} and max_ngrams={max_ngrams} must be at least 1.")
-    if pad_token_id < 0:
-        raise ValueError(f"pad_token_id={pad_token_id} is no token; give the memory's own.")
-    lookup = None if compression is None else compression.numpy()
-    pad = pad_token_id if lookup is None else int(lookup[pad_token_id])
-    width = orders[-1]
-    found = _count(_windows(ids, loss_mask, width, pad, lookup), orders, width)
-    kept = found.counts >= min_count
-    if background is not None:
-        usual = _count(_windows(background, None, width, pad, lookup), orders, width)
-        share = found.counts / max(1, found.positions)
-        kept &= share > usual.count_of(found.keys) / max(1, usual.positions)
-    ngrams, counts = found.ngrams[kept], found.counts[kept]
-    if max_ngrams is not None and len(counts) > max_ngrams:
-        most_frequent = np.sort(np.argsort(-counts, kind="stable")[:max_ngrams])
-        ngrams = ngrams[most_frequent]
-    if not len(ngrams):
-        raise ValueError(
-            f"No n-gram is left of {len(found.counts)} seen; lower min_count={min_count}, or check the loss mask."
-        )
-    return KnownNgrams.of(torch.from_numpy(np.ascontiguousarray(ngrams)))
-
-
-@dataclass
-class _Counts:
-    """N-grams seen so far: int64 ``ngrams`` (n, width) with sorted ``keys`` and ``counts`` (n,)."""
-
-    ngrams: np.ndarray
-    keys: np.ndarray
-    counts: np.ndarray
-    positions: int
-
-    def count_of(self, keys: np.ndarray) -> np.ndarray:
-        """How often each key was seen; 0 for keys that were not."""
-        if not len(self.keys):
-            return np.zeros(len(keys), dtype=np.int64)
-        at = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
-        return np.where(self.keys[at] == keys, self.counts[at], 0)
-
-
-def _windows(
-    ids: Iterable[Sequence[int]],
-    loss_mask: Iterable[Sequence[bool]] | None,
-    width: int,
-    pad: int,
-    lookup: np.ndarray | None,
-) -> Iterator[np.ndarray]:
-    """For each text int64 windows ``(n, width)``, newest id first, at the positions that predict the loss."""
-    pairs = ((text, None) for text in ids) if loss_mask is None else zip(ids, loss_mask, strict=True)
-    for text, mask in pairs:
-        tokens = np.asarray(text, dtype=np.int64)
-        if not len(tokens):
-            continue
-        if tokens.min() < 0:
-            raise ValueError(f"A text holds the id {tokens.min()}: give token ids, not labels, in which some are -100.")
-        if lookup is not None:
-            tokens = lookup[tokens]
-        padded = np.concatenate([np.full(width - 1, pad, dtype=np.int64), tokens])
-        windows = np.lib.stride_tricks.sliding_window_view(padded, width)[:, ::-1]
-        if mask is not None:
-            if len(mask) != len(tokens):
-                raise ValueError(f"A text of {len(tokens)} tokens has a loss mask of {len(mask)}; they must be equal.")
-            counts = np.asarray(mask)
-            if counts.dtype != bool and not np.isin(counts, (0, 1)).all():
-                raise ValueError("A loss mask holds True and False (or 1 and 0); of labels give `label != -100`.")
-            # The position before a token of the loss is the one that predicts it.
-            windows = windows[:-1][counts[1:].astype(bool)]
-        yield windows
-
-
-def _count(windows: Iterable[np.ndarray], orders: Sequence[int], width: int) -> _Counts:
-    """Count the n-grams of every order, merging blocks of about a million so that memory follows distinct n-grams."""
-    seen = _Counts(np.empty((0, width), np.int64), np.empty(0, np.int64), np.empty(0, np.int64), 0)
-    block: list[np.ndarray] = []
-    size = 0
-    for window in windows:
-        block.append(window)
-        size += len(window)
-        if size >= 1 << 18:
-            seen = _merge(seen, np.concatenate(block), orders)
-            block, size = [], 0
-    return _merge(seen, np.concatenate(block), orders) if size else seen
-
-
-def _merge(seen: _Counts, windows: np.ndarray, orders: Sequence[int]) -> _Counts:
-    """Add the n-grams that end in ``windows`` (n, width) to what was counted."""
-    parts, counts = [seen.ngrams], [seen.counts]
-    for order in orders:
-        ngrams = np.full(windows.shape, -1, dtype=np.int64)
-        ngrams[:, :order] = windows[:, :order]
-        parts.append(ngrams)
-        counts.append(np.ones(len(ngrams), dtype=np.int64))
-    everything, weights = np.concatenate(parts), np.concatenate(counts)
-    keys, first, inverse = np.unique(
-        _keys(torch.from_numpy(everything)).numpy(), return_index=True, return_inverse=True
-    )
-    total = np.bincount(inverse, weights=weights, minlength=len(keys)).astype(np.int64)
-    return _Counts(everything[first], keys, total, seen.positions + len(windows))

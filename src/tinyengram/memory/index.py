@@ -1,0 +1,169 @@
+"""How one adapter finds its rows: the vocabulary map with hash parameters or known n-grams, and the controls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from tinyengram.memory.compression import compress_vocabulary
+from tinyengram.memory.config import EngramConfig
+from tinyengram.memory.ngrams import exact_rows, hash_multipliers, hashed_rows, head_sizes, map_digest
+from tinyengram.memory.reading import Reading
+from tinyengram.memory.saving import check_fingerprint
+
+
+class EngramIndex(nn.Module):
+    """How one adapter finds its rows: the vocabulary map with hash parameters or known n-grams, kept as buffers.
+
+    Args:
+        config: The memory's options, checked against the base.
+        vocab_size: Rows of the base's embedding.
+        pad_token_id: Raw id that stands for positions before a text.
+    """
+
+    compression: torch.Tensor | None
+    pad: torch.Tensor
+    sizes: torch.Tensor
+    multipliers: torch.Tensor
+    ngrams: torch.Tensor
+    ngram_keys: torch.Tensor
+
+    def __init__(self, config: EngramConfig, vocab_size: int, pad_token_id: int) -> None:
+        super().__init__()
+        self.memory, self.max_ngram_size, self.which_rows = config.memory, config.max_ngram_size, config.rows
+        stored = config.from_file
+        if stored is not None:
+            check_fingerprint(stored, config)
+        vocabulary = None
+        compression = None
+        if config.tokenizer_name_or_path is not None:
+            if stored:
+                compression = torch.zeros(stored["map_size"], dtype=torch.int32)
+            else:
+                compression, vocabulary = _vocabulary_map(config.tokenizer_name_or_path, vocab_size, pad_token_id)
+        # Whether buffers still wait for a file: what a tokenizer or a corpus gave cannot be made from a fingerprint.
+        self.awaits_file = stored is not None and (config.memory == "exact" or compression is not None)
+        self.register_buffer("compression", compression)
+        self.register_buffer("pad", torch.tensor(0 if self.awaits_file else self._compressed(pad_token_id)))
+        if stored:
+            self.compressed_vocab_size = stored["compressed_vocab_size"]
+        else:
+            self.compressed_vocab_size = vocab_size if compression is None else int(compression.max()) + 1
+        self.layer_ids = list(config.layer_ids)
+        if config.memory == "hashed":
+            primes = head_sizes(config.layer_ids, config.engram_vocab_size, config.n_head_per_ngram)
+            self.register_buffer("sizes", torch.tensor([primes[layer] for layer in config.layer_ids]))
+            multipliers = [
+                hash_multipliers(layer, config.max_ngram_size, self.compressed_vocab_size, config.seed)
+                for layer in config.layer_ids
+            ]
+            self.register_buffer("multipliers", torch.stack(multipliers))
+        elif stored:
+            shape = (stored["n_ngrams"], max(stored["ngram_orders"]))
+            self.orders = tuple(stored["ngram_orders"])
+            self.register_buffer("ngrams", torch.zeros(shape, dtype=torch.int64))
+            self.register_buffer("ngram_keys", torch.zeros(shape[0], dtype=torch.int64))
+        else:
+            assert config.ngrams is not None
+            if config.ngrams.vocabulary != vocabulary:
+                raise ValueError(
+                    "ngrams were collected with another vocabulary map than that of "
+                    f"{config.tokenizer_name_or_path!r}; collect them with compression=compress_vocabulary(tokenizer) "
+                    "of that very tokenizer."
+                )
+            self.orders = config.ngrams.orders
+            highest = int(config.ngrams.ngrams.max())
+            if highest >= self.compressed_vocab_size:
+                raise ValueError(
+                    f"ngrams holds the id {highest} but there are {self.compressed_vocab_size} canonical ids; collect "
+                    "the n-grams with the same tokenizer, and with compression=compress_vocabulary(tokenizer) exactly "
+                    "when tokenizer_name_or_path is set."
+                )
+            self.register_buffer("ngrams", config.ngrams.ngrams.clone())
+            self.register_buffer("ngram_keys", config.ngrams.keys.clone())
+
+    def _compressed(self, token_id: int) -> int:
+        return token_id if self.compression is None else int(self.compression[token_id])
+
+    def n_rows(self, layer_id: int) -> int:
+        """Rows of a layer's table."""
+        if self.memory == "hashed":
+            return int(self.sizes[self.layer_ids.index(layer_id)].sum())
+        return len(self.ngram_keys) + 1
+
+    def describe(self) -> dict[str, Any]:
+        """What a saved adapter must say for its buffers to be made before they are loaded."""
+        facts: dict[str, Any] = {"compressed_vocab_size": self.compressed_vocab_size}
+        if self.compression is not None:
+            facts["map_size"] = len(self.compression)
+        if self.memory == "exact":
+            facts |= {"n_ngrams": len(self.ngram_keys), "ngram_orders": list(self.orders)}
+        return facts
+
+    def rows(self, adapter_name: str, layer_id: int, reading: Reading) -> torch.Tensor:
+        """Table rows of a layer at each position being read, int64 ``(batch, length, rows per position)``."""
+        if self.awaits_file:
+            self._refuse_unloaded(adapter_name)
+        if self.pad.device.type == "meta":
+            raise ValueError(
+                f"The buffers by which the memory {adapter_name!r} finds its rows are offloaded; offload with "
+                "offload_buffers=False, accelerate's default."
+            )
+        window = reading.once(
+            (adapter_name, "window"), lambda: reading.window(self.max_ngram_size, self.pad, self.compression)
+        )
+        if self.memory == "exact":
+            rows = reading.once(
+                (adapter_name, "rows"), lambda: exact_rows(window, self.ngrams, self.ngram_keys, self.orders)
+            )
+            if self.which_rows == "ngram":
+                return rows
+            known = torch.tensor([len(self.ngram_keys)], device=rows.device)
+            return torch.where(rows < known, self._control(rows, known), known)
+        at = self.layer_ids.index(layer_id)
+        rows = hashed_rows(window, self.multipliers[at], self.sizes[at])
+        return rows if self.which_rows == "ngram" else self._control(rows, self.sizes[at].flatten())
+
+    def _refuse_unloaded(self, adapter_name: str) -> None:
+        fresh = "give ngrams=collect_ngrams(...)" if self.memory == "exact" else "set its fingerprint to None"
+        raise ValueError(
+            f"The memory {adapter_name!r} was made from the config of a saved adapter but its tensors were not "
+            "loaded. Load the adapter with PeftModel.from_pretrained(base, folder); for a new memory with these "
+            f"options, {fresh}."
+        )
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        if f"{prefix}pad" in state_dict:
+            self.awaits_file = False
+
+    def _control(self, rows: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+        """Other rows of the same heads, from which the n-gram cannot be told; heads of ``sizes`` rows follow another.
+
+        Args:
+            rows: int64 ``(batch, length, rows per position)``.
+            sizes: int64 ``(rows per position,)``, or ``(1,)`` where all share one head.
+        """
+        if self.which_rows == "single":
+            each = torch.arange(rows.shape[-1], device=rows.device)  # An exact memory's orders share one head.
+            return (sizes.cumsum(0) - sizes if len(sizes) > 1 else each % sizes).expand(rows.shape)
+        random = torch.rand(int(sizes.sum()), device=rows.device)
+        head = torch.repeat_interleave(torch.arange(len(sizes), device=rows.device), sizes)
+        # Sorting by (head, random) permutes within each head only; the row "not known" of an exact memory stays.
+        order = torch.argsort(random + head)
+        return torch.cat([order, sizes.sum().view(1)])[rows]
+
+
+def _vocabulary_map(tokenizer_name: str, vocab_size: int, pad_token_id: int) -> tuple[torch.Tensor, str]:
+    """int32 ``(ids,)`` map of the named tokenizer, with ids beyond its vocabulary as pad, and the map's digest."""
+    from transformers import AutoTokenizer
+
+    mapped = compress_vocabulary(AutoTokenizer.from_pretrained(tokenizer_name))
+    if pad_token_id >= len(mapped):
+        raise ValueError(
+            f"pad_token_id={pad_token_id} is not in the tokenizer {tokenizer_name!r} of {len(mapped)} tokens."
+        )
+    beyond = mapped[pad_token_id].repeat(max(0, vocab_size - len(mapped)))
+    return torch.cat([mapped, beyond]).to(torch.int32), map_digest(mapped)
