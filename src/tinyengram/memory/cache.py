@@ -189,8 +189,8 @@ class EngramCacheLayer(host.bystander_layer()):  # type: ignore[misc]
                 length together takes it off again (:meth:`shift`).
         """
         chunk = torch.stack([tokens, texts, positions], dim=-1)
-        if self._ids is None or not self.length:  # After a crop of everything another batch may come.
-            self._ids, self.values = Window.empty(chunk), {}
+        if self._ids is None:
+            self._ids = Window.empty(chunk)
         self._room = MARGIN + behind
         self._ids.append(chunk, reach + self._room)
         self.length += tokens.shape[1]
