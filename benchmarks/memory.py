@@ -5,6 +5,8 @@ Run: make bench
 
 from __future__ import annotations
 
+import copy
+import pickle
 import resource
 import statistics
 import subprocess
@@ -19,8 +21,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from rich.console import Console
 from rich.table import Table
+from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig
 
 from tinyengram import EngramConfig, collect_ngrams, hardware
+from tinyengram.host import cache_argument
 from tinyengram.memory.ngrams import hash_multipliers, hashed_rows, head_sizes
 from tinyengram.memory.optim import row_sparse_adamw
 from tinyengram.sources import load_base
@@ -28,6 +32,9 @@ from tinyengram.sources import load_base
 REPEATS = 7
 BATCH, LENGTH = 4, 128
 NEW_TOKENS = 32
+CONTEXTS = (128, 8192)
+STEPS = 200  # Of each context; a step adds a token to it.
+SMOLLM2_CACHE_BYTES = 30 * 2 * 3 * 64 * 4  # A token: blocks, keys and values, heads, width, float32.
 LAST_BLOCKS = [14, 20, 26]
 CONFIGS: dict[str, dict[str, Any]] = {
     "hashed 1-4": {"layer_ids": [1, 2, 3, 4]},
@@ -37,12 +44,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
 BIG_TABLE_STEPS = 60
 
 
-def median_seconds(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
+def median_seconds(calls: dict[str, Callable[[], object]], repeats: int = REPEATS) -> dict[str, float]:
     """Median time of each call; the calls take turns, so that a noisy moment hits them all."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         for name, call in calls.items():
             begun = time.perf_counter()
             call()
@@ -99,6 +106,58 @@ def decoding(model: Any, ids: torch.Tensor) -> Callable[[], object]:
             max_new_tokens=NEW_TOKENS,
             do_sample=False,
         )
+
+    return call
+
+
+def long_context(options: dict[str, Any]) -> tuple[float, dict[int, float], float]:
+    """What a memory costs a decoding step, and keeps on the cache, behind a short and behind a long context.
+
+    The base is as wide as SmolLM2-135M, but has no more blocks than memories and they do next to nothing, so that what
+    a memory adds does not drown in them, nor its weights fall out of the processor's cache.
+
+    Returns:
+        Milliseconds that it adds to a step behind ``CONTEXTS[0]`` tokens; the ratio to that for each of the others; and
+        bytes beside the key-value cache of SmolLM2-135M behind the longest, as a share of it.
+    """
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=1000,
+        hidden_size=576,
+        intermediate_size=8,
+        num_hidden_layers=len(options["layer_ids"]),
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=8,
+        max_position_embeddings=2 * CONTEXTS[-1],
+        pad_token_id=0,
+    )
+    ids = torch.randint(3, 1000, (1, CONTEXTS[-1]))
+    known = collect_ngrams(ids[:, : CONTEXTS[-1] // 10].tolist(), orders=(2, 3, 4))
+    ngrams = known if options.get("memory") == "exact" else None
+    options = {**options, "layer_ids": list(range(config.num_hidden_layers))}
+    base = AutoModelForCausalLM.from_config(config).eval()
+    adapted = copy.deepcopy(base)
+    adapted = get_peft_model(adapted, EngramConfig(task_type="CAUSAL_LM", ngrams=ngrams, **options)).eval()
+    steps: dict[str, Callable[[], object]] = {}
+    share = 0.0
+    for context in CONTEXTS:
+        for name, model in (("base", base), ("adapted", adapted)):
+            cache = DynamicCache(config=config)
+            for part in ids[:, :context].split(512, dim=1):
+                one_step(model, part, cache)()
+            steps[f"{name}, {context}"] = one_step(model, ids[:, :1], cache)
+            if name == "adapted":  # Pickled, a tensor is all memory that it holds.
+                share = len(pickle.dumps(cache.layers[-1])) / (context * SMOLLM2_CACHE_BYTES)
+    seconds = median_seconds(steps, STEPS)
+    first, *others = [1000 * (seconds[f"adapted, {n}"] - seconds[f"base, {n}"]) for n in CONTEXTS]
+    return first, {n: added / first for n, added in zip(CONTEXTS[1:], others, strict=True)}, share
+
+
+def one_step(model: Any, ids: torch.Tensor, cache: Any) -> Callable[[], object]:
+    def call() -> object:
+        with torch.inference_mode():
+            return model(input_ids=ids, use_cache=True, logits_to_keep=1, **{cache_argument(model): cache})
 
     return call
 
@@ -208,6 +267,15 @@ def main() -> None:
     efficiency = [f"{BATCH * LENGTH / seconds[name] / limit:.2f}" for name in CONFIGS]
     table.add_row("training tokens a second", *efficiency, f"sgemm limit, {limit:.0f} tokens/s")
     every.clear()
+    long = [long_context(options) for options in CONFIGS.values()]
+    growth = [f"{ratio[CONTEXTS[-1]]:.2f}" for _, ratio, _ in long]
+    table.add_row(
+        f"added time of a decoding step, context {CONTEXTS[-1]}",
+        *growth,
+        f"context {CONTEXTS[0]}, {', '.join(f'{first:.2f}' for first, _, _ in long)} ms",
+    )
+    shares = [f"{share:.2%}" for _, _, share in long]
+    table.add_row(f"state beside the key-value cache at {CONTEXTS[-1]}", *shares, "SmolLM2-135M's, float32")
     table.add_row("row indices, 8 x 1024 tokens, 2 layers", f"{1000 * row_indices():.2f} ms", "", "", "")
     table.add_row("collect_ngrams, tokens a second, one core", f"{collecting() / 1e6:.1f}M", "", "", "")
     few, many = table_growth()

@@ -66,22 +66,14 @@ def test_virtual_tokens_are_told_by_where_logits_stand(study: Study, material: M
 
 def test_a_memory_that_forgets_between_steps_is_refused(study: Study, material: Material, monkeypatch) -> None:
     """What the peer's wrapper does: each cached step sees its own token alone."""
-    monkeypatch.setattr(EngramCacheLayer, "extend", _keep_padding_only)
+    extend = EngramCacheLayer.extend
+
+    def keep_padding_only(layer: EngramCacheLayer, tokens: Any, texts: Any, positions: Any, **options: Any) -> None:
+        extend(layer, tokens * 0, texts * 0, positions, **options)
+
+    monkeypatch.setattr(EngramCacheLayer, "extend", keep_padding_only)
     with pytest.raises(StudyError, match="with and without a cache: logits are"):
         rehearse(study, material, ["engram"], looks=True)
-
-
-def _keep_padding_only(layer: EngramCacheLayer, tokens: Any, texts: Any, positions: Any) -> None:
-    kept = [layer.tokens, layer.texts, layer.positions]
-    new = [tokens * 0, texts * 0, positions]
-    joined = [new[i] if not layer.length else _cat(kept[i], new[i]) for i in range(3)]
-    layer.tokens, layer.texts, layer.positions = joined
-
-
-def _cat(first: Any, second: Any) -> Any:
-    import torch
-
-    return torch.cat([first, second], dim=1)
 
 
 def test_an_adapter_that_is_another_once_it_is_loaded_is_refused(study: Study, material: Material, monkeypatch) -> None:

@@ -21,7 +21,7 @@ from tinyengram.memory.base import (
     refuse_other_base,
     unload_former_memory,
 )
-from tinyengram.memory.cache import EngramCacheLayer
+from tinyengram.memory.cache import MARGIN, EngramCacheLayer
 from tinyengram.memory.config import EngramConfig
 from tinyengram.memory.index import EngramIndex
 from tinyengram.memory.layer import EngramLayer, EngramMemory
@@ -192,8 +192,9 @@ class EngramModel(BaseTuner):
     def _end_reading(self, decoder: Any, args: tuple, output: Any) -> None:
         reading = self._slot.take()
         cache = host.cache_of(output)
-        if reading is not None and host.has_layers(cache) and reading.state not in cache.layers:
-            reading.state.join(cache)
+        state = None if reading is None else reading.state
+        if state is not None and host.has_layers(cache) and state not in cache.layers:
+            state.join(cache)
 
     def _is_active(self) -> bool:
         return any(
@@ -205,20 +206,25 @@ class EngramModel(BaseTuner):
         ids = ids.reshape(-1, ids.shape[-1])
         batch, length = ids.shape
         past = state.length
-        seen = state if past else None
         if cache is not None and host.length_of(cache, past) != past:
             raise ValueError(
                 f"The key-value cache holds {host.length_of(cache, past)} tokens but the memory saw {past} of them: "
                 "it was filled without this model. Read the prompt again with a fresh cache."
             )
+        reach = max([0, *(_reach(self.peft_config[name]) for name in self.engram_index)])
+        lacking = state.first - max(0, past - reach)
+        if lacking > 0 and self._is_active():
+            raise state.forgotten(lacking)
+        seen = state if state.first < past else None
         positions = given.get("position_ids")
         if positions is None:
-            last = ids.new_full((batch, 1), -1) if seen is None else seen.positions[:, -1:]
+            last = ids.new_full((batch, 1), past - 1) if seen is None else seen.positions[:, -1:]
             positions = last + torch.arange(1, length + 1, device=ids.device)
         else:
             # Multimodal models give one plane of positions for each axis; text counts along the first.
             positions = positions.reshape(-1, *positions.shape[-2:])[0].expand(batch, length)
-        valid, attends_previous = _what_mask_says(given.get("attention_mask"), past, batch, length, ids.device)
+        mask = given.get("attention_mask")
+        valid, attends_previous = _what_mask_says(mask, past, batch, length, ids.device)
         texts = number_texts(
             valid,
             positions,
@@ -226,20 +232,23 @@ class EngramModel(BaseTuner):
             None if seen is None else seen.texts,
             None if seen is None else seen.positions,
         )
-        reach = max([0, *(_reach(self.peft_config[name]) for name in self.engram_index)])
         before = ids.new_zeros(batch, reach)
         timeline, timeline_texts = [before, ids], [before, texts]
-        if seen is not None:
-            kept = min(past, reach)
-            timeline = [before[:, kept:], seen.tokens[:, past - kept :], ids]
-            timeline_texts = [before[:, kept:], seen.texts[:, past - kept :], texts]
-        state.extend(ids, texts, positions)
+        if seen is not None and reach:
+            tokens, numbers = seen.tokens[:, -reach:], seen.texts[:, -reach:]
+            missing = before[:, tokens.shape[1] :]
+            timeline, timeline_texts = [missing, tokens, ids], [missing, numbers, texts]
+        kept = cache is not None or given.get("use_cache") is not False
+        if kept:
+            # Up to the margin a chunk is kept whole, and on a GPU it costs a wait to ask how much of it is padding.
+            behind = _padding_behind(valid) if length > MARGIN and isinstance(mask, torch.Tensor) else 0
+            state.extend(ids, texts, positions, reach=reach, behind=behind)
         return Reading(
             tokens=torch.cat(timeline, dim=1),
             texts=torch.cat(timeline_texts, dim=1),
             length=length,
             rows_of=lambda adapter, layer, reading: self._index(adapter).rows(adapter, layer, reading),
-            state=state,
+            state=state if kept else None,
         )
 
     def _index(self, adapter_name: str) -> EngramIndex:
@@ -268,6 +277,12 @@ class EngramModel(BaseTuner):
 def _reach(config: Any) -> int:
     """Tokens before the one being read that a memory looks at: by its n-grams or by its convolution."""
     return max(config.max_ngram_size - 1, max(0, config.kernel_size - 1) * config.max_ngram_size)
+
+
+def _padding_behind(valid: torch.Tensor) -> int:
+    """Places of padding behind the shortest row; ``valid`` is bool ``(batch, length)``."""
+    place = torch.arange(1, valid.shape[1] + 1, device=valid.device)
+    return valid.shape[1] - int((place * valid).amax(1).min())
 
 
 def _what_mask_says(

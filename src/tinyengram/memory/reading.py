@@ -44,14 +44,14 @@ class Reading:
         texts: int64 ``(batch, past + length)``; tokens with equal numbers belong to one text, 0 is no text.
         length: Tokens being read now.
         rows_of: Finds the table rows for (adapter, layer id, reading).
-        state: What rides on the key-value cache, if there is one.
+        state: What rides on the key-value cache; None where none will be kept.
     """
 
     tokens: torch.Tensor
     texts: torch.Tensor
     length: int
     rows_of: Callable[[str, int, Reading], torch.Tensor]
-    state: EngramCacheLayer
+    state: EngramCacheLayer | None
     _memo: dict[tuple, torch.Tensor] = field(default_factory=dict)
 
     def rows(self, adapter_name: str, layer_id: int) -> torch.Tensor:
@@ -90,9 +90,20 @@ class Reading:
         return torch.stack([(self._back(self.texts, k * stride) == now) & (now > 0) for k in range(steps)], dim=-1)
 
     def recall(self, key: tuple[str, int], reach: int, newest: torch.Tensor) -> torch.Tensor:
-        """What a convolution read ``reach`` positions before, ``(batch, reach, hidden)``; remembers ``newest``."""
+        """What a convolution read at the ``reach`` positions before the chunk; remembers the chunk.
+
+        Args:
+            key: Adapter and layer id.
+            reach: Positions to look back.
+            newest: What it reads now, ``(batch, length, hidden)``.
+
+        Returns:
+            ``(batch, reach, hidden)``.
+        """
+        if self.state is None:
+            return newest.new_zeros(newest.shape[0], reach, newest.shape[2])
         past = self.state.recall(key, reach, newest)
-        self.state.remember(key, newest.detach())
+        self.state.remember(key, newest.detach(), reach)
         return past
 
     def _back(self, timeline: torch.Tensor, distance: int) -> torch.Tensor:
@@ -117,10 +128,11 @@ def number_texts(
         valid: bool ``(batch, length)``, False for padding.
         positions: int64 ``(batch, length)``.
         attends_previous: bool ``(batch, length)``, from a block mask; None when there is none.
-        past_texts, past_positions: int64 ``(batch, past)`` of the tokens before the chunk; None at the start.
+        past_texts, past_positions: int64 ``(batch, past)`` of the last tokens before the chunk, as many as anything
+            looks back over; None at the start.
 
     Returns:
-        int64 ``(batch, length)``, 0 for padding.
+        int64 ``(batch, length)``, 0 for padding; unlike the number of any other text among the last tokens.
     """
     if past_texts is None or past_positions is None or not past_texts.shape[1]:
         highest = torch.zeros_like(positions[:, :1])

@@ -194,8 +194,8 @@ class _Reader:
         cache = copy.copy(branch.cache)
         cache.layers = [copy.copy(layer) for layer in branch.cache.layers]
         for layer in cache.layers:
-            if hasattr(layer, "transform"):  # What a method keeps on the cache, such as Engram: (batch, time, …).
-                layer.transform(lambda tensor: tensor[row.to(tensor.device), place.to(tensor.device)])
+            if hasattr(layer, "shift"):  # What a method keeps on the cache, such as Engram, which need not be all.
+                layer.shift(rows, surplus)
             else:  # (batch, heads, time, width)
                 layer.keys = layer.keys[row, :, place].transpose(1, 2)
                 layer.values = layer.values[row, :, place].transpose(1, 2)
