@@ -207,6 +207,8 @@ class TestTraining:
 
 
 _PARALLEL = """
+import gc
+import os
 import sys
 import torch
 import torch.distributed as dist
@@ -215,40 +217,46 @@ from torch.nn.parallel import DistributedDataParallel
 from tests.memory.tiny import some_ids, tiny_config, tiny_model
 from tinyengram.memory.optim import parameter_groups, row_sparse_adamw
 
+def train(mode):
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    torch.manual_seed(0)
+    model = get_peft_model(tiny_model(), tiny_config())
+    if mode == "fsdp":
+        from torch.distributed.fsdp import fully_shard
+        for module in model.modules():
+            if type(module).__name__ == "EngramLayer":
+                fully_shard(module)
+        wrapped = fully_shard(model)
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    else:
+        groups = parameter_groups(model, 1e-2)
+        optimizer = row_sparse_adamw(model, 1e-2) if mode == "rows" else torch.optim.AdamW(groups)
+        wrapped = DistributedDataParallel(model)
+    for step in range(4):
+        ids = some_ids(4, 12, seed=step)[rank::ranks]
+        loss = wrapped(input_ids=ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    if mode == "fsdp":
+        assert loss.item() == loss.item()
+        sharded = [p for n, p in model.named_parameters() if n.endswith("tables.weight")]
+        assert sharded and all(type(p).__name__ == "DTensor" for p in sharded), [type(p) for p in sharded]
+        assert all(bool(p.full_tensor().any()) for p in sharded)
+        return {"done": torch.ones(1)}
+    return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+
 mode, folder = sys.argv[1:]
 dist.init_process_group("gloo")
-rank, ranks = dist.get_rank(), dist.get_world_size()
-torch.manual_seed(0)
-model = get_peft_model(tiny_model(), tiny_config())
-if mode == "fsdp":
-    from torch.distributed.fsdp import fully_shard
-    for module in model.modules():
-        if type(module).__name__ == "EngramLayer":
-            fully_shard(module)
-    wrapped = fully_shard(model)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-else:
-    optimizer = row_sparse_adamw(model, 1e-2) if mode == "rows" else torch.optim.AdamW(parameter_groups(model, 1e-2))
-    wrapped = DistributedDataParallel(model)
-first = None
-for step in range(4):
-    ids = some_ids(4, 12, seed=step)[rank::ranks]
-    loss = wrapped(input_ids=ids, labels=ids).loss
-    first = loss.item() if first is None else first
-    loss.backward()
-    optimizer.step()
-    optimizer.zero_grad()
-if mode == "fsdp":
-    assert loss.item() == loss.item()
-    sharded = [p for n, p in model.named_parameters() if n.endswith("tables.weight")]
-    assert sharded and all(type(p).__name__ == "DTensor" for p in sharded), [type(p) for p in sharded]
-    assert all(bool(p.full_tensor().any()) for p in sharded)
-    state = {"done": torch.ones(1)}
-else:
-    state = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
-if rank == 0:
-    torch.save(state, f"{folder}/{mode}-{ranks}.pt")
+state = train(mode)
+if dist.get_rank() == 0:
+    torch.save(state, f"{folder}/{mode}-{dist.get_world_size()}.pt")
+dist.barrier()
+gc.collect()  # What the wrappers hold of the process group.
 dist.destroy_process_group()
+sys.stderr.flush()
+# Gloo's threads may still hold a tensor of the last collective; freed while Python ends, it aborts the process.
+os._exit(0)
 """
 
 

@@ -31,11 +31,13 @@ def compare(
     plan = load_study(study)
     folder = out or Path("runs") / plan.name
     prepare_process()
+    from tinyengram.hardware import leave_process_group
     from tinyengram.report.table import terminal_tables
     from tinyengram.study.run import help_training, run_study
 
     if int(os.environ.get("RANK", "0")):  # Set by `torchrun` and `accelerate launch`.
         help_training(plan, folder)
+        leave_process_group()
         return
     try:
         with Live(console) as live:
@@ -43,6 +45,7 @@ def compare(
     except KeyboardInterrupt as error:
         print("\nInterrupted. Run the same command to continue.", file=sys.stderr)
         raise typer.Exit(EXIT_INTERRUPTED) from error
+    leave_process_group()
     output = Console(width=None if sys.stdout.isatty() else 150)
     for table in terminal_tables(results):
         output.print(table)
