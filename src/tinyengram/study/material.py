@@ -188,7 +188,7 @@ def load_anew(study: Study) -> Base:
 
 def unanswerable(study: Study, settings: TrainingSettings, material: Material) -> list[list[int]]:
     """Prompts on which an arm is held to the base, made from the training examples alone."""
-    from tinyengram.holding import unanswerable_prompts
+    from tinyengram.training.holding import unanswerable_prompts
 
     if not settings.hold_weight:
         return []

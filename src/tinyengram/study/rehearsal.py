@@ -97,8 +97,8 @@ def _look_at(study: Study, checkpoint: Path, trajectory: Trajectory, example: En
     import torch
     from peft import PeftModel
 
-    from tinyengram.batches import collate
     from tinyengram.training import eval_losses
+    from tinyengram.training.batches import collate
 
     trained = trajectory.points[-1].eval_loss_whole
     if not math.isfinite(trained):

@@ -121,7 +121,7 @@ def test_a_finished_arm_is_not_trained_again(base: Base, tmp_path: Path) -> None
 
 
 def test_arms_see_the_data_in_the_same_order(base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import tinyengram.training as module
+    import tinyengram.training.trainer as module
 
     orders: dict[str, list[str]] = {"lora": [], "engram": []}
     collate_batch = module.collate

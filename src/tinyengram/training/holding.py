@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
-from tinyengram.batches import IGNORED, collate, left_padded, predicting_positions
 from tinyengram.host import takes_argument
 from tinyengram.tasks.conversations import Conversation, request, system_text, user_request
 from tinyengram.tasks.rendering import EncodedExample, Renderer
+from tinyengram.training.batches import IGNORED, collate, left_padded, predicting_positions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,7 +110,7 @@ def divergence_from_base(model: Any, examples: Sequence[EncodedExample], *, pad_
     Args:
         model: A PEFT model, possibly wrapped for several processes.
         examples: From :func:`answered_by_base`.
-        pad_token_id: See :func:`tinyengram.batches.collate`.
+        pad_token_id: See :func:`tinyengram.training.batches.collate`.
 
     Returns:
         A scalar with gradient: the mean of ``KL(base || model)``, in which what the base says and the model no longer
