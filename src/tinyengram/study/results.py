@@ -7,8 +7,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from tinyengram.hardware import Hardware
+from tinyengram.scoring.probes import PromptName
 from tinyengram.sources.provenance import Provenance
-from tinyengram.study.plan import PromptName, Study
+from tinyengram.study.plan import Study
 from tinyengram.study.statistics import Difference
 from tinyengram.tasks.calls.judging import Outcome
 from tinyengram.tasks.left_out import LeftOut

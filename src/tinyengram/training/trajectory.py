@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -34,9 +33,13 @@ class TrajectoryPoint(_Record):
 
 
 class Trajectory(_Record):
-    """The stops of one arm with one seed, in order of steps; step 0 is the base itself."""
+    """The stops of one arm with one seed, in order of steps; step 0 is the base itself.
+
+    ``job`` is the digest of the job, which names its folder; empty in runs before 0.2.
+    """
 
     arm: str
+    job: str = ""
     seed: int
     method: str
     learning_rate: float
@@ -44,20 +47,6 @@ class Trajectory(_Record):
     loss_on: Literal["whole", "answer"]
     points: list[TrajectoryPoint]
     finished: bool
-
-
-@dataclass(frozen=True)
-class StepEvent:
-    """News of a running arm. ``eval_loss`` (of the loss that is trained) only comes at stops."""
-
-    arm: str
-    seed: int
-    step: int
-    total_steps: int
-    loss: float | None
-    tokens_per_second: float
-    seconds_left: float
-    eval_loss: float | None
 
 
 def read_trajectory(folder: Path) -> Trajectory | None:
