@@ -10,7 +10,9 @@ import typer
 
 from tinyengram.cli.compare import compare
 from tinyengram.cli.data import data
+from tinyengram.cli.evaluate import evaluate
 from tinyengram.cli.report import report
+from tinyengram.cli.train import train
 from tinyengram.errors import TinyEngramError
 
 _EXIT_ERROR, _EXIT_BAD_INPUT = 1, 2
@@ -23,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Engram memory as a fine-tuning method, and the study of what fine-tuning methods learn and forget.",
 )
-for _command in (compare, data, report):
+for _command in (train, evaluate, compare, data, report):
     app.command()(_command)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
+from tinyengram.errors import TinyEngramError
 from tinyengram.files import sha256_of, write_atomically
 from tinyengram.progress import Clock, Event, ScoreEvent
 from tinyengram.scoring.probes import Probes, PromptName, Questions
@@ -176,7 +177,7 @@ class Scorer:
     ) -> tuple[T, str]:
         """The scores and their file relative to the run folder; they are only measured when there is none."""
         key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
-        adapter = "base" if checkpoint is None else _adapter_key(checkpoint)
+        adapter = "base" if checkpoint is None else _key(checkpoint)
         file = self._out / "scores" / f"{kind}-{key}-{adapter}.json"
         if not file.exists():
             done = 0
@@ -188,20 +189,41 @@ class Scorer:
 
             with self._clock.phase("calls" if kind == "calls" else "score"):
                 self._on_event(ScoreEvent(label, 0, total))
-                scores = score(self._model(checkpoint), tell)
+                scores = score(self.model(checkpoint), tell)
             write_atomically(file, scores.model_dump_json(indent=1))
         return schema.model_validate_json(file.read_text()), str(file.relative_to(self._out))
 
-    def _model(self, checkpoint: Path | None) -> Any:
-        """A checkpoint in evaluation mode; the one that was asked for last stays loaded."""
-        from peft import PeftModel
+    def model(self, checkpoint: Path | None) -> Any:
+        """A checkpoint in evaluation mode; the one that was asked for last stays loaded.
 
+        Raises:
+            TinyEngramError: An adapter does not fit the base.
+        """
         if self._loaded is None or self._loaded[0] != checkpoint:
             self._loaded = None
-            model = load_fresh(self._base).model
-            model = model if checkpoint is None else PeftModel.from_pretrained(model, str(checkpoint))
-            self._loaded = checkpoint, model.eval()
+            self._loaded = checkpoint, self._load(checkpoint).eval()
         return self._loaded[1]
+
+    def _load(self, checkpoint: Path | None) -> Any:
+        from peft import PeftModel
+
+        if checkpoint is None:
+            return load_fresh(self._base).model
+        if not is_adapter(checkpoint):
+            return load_fresh(self._base.model_copy(update={"name": str(checkpoint)})).model
+        base = load_fresh(self._base)
+        try:
+            return PeftModel.from_pretrained(base.model, str(checkpoint))
+        except (ValueError, TypeError, KeyError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:400]
+            raise TinyEngramError(
+                f"The adapter {checkpoint} cannot be put on the base {self._base.name!r}: {reason}. Name the base that "
+                "it was trained on."
+            ) from error
+
+    def _base_beside(self, checkpoint: Path | None) -> Any:
+        """The base to measure drift from where a model cannot switch itself back to it; None where it can, or is it."""
+        return None if checkpoint is None or is_adapter(checkpoint) else load_fresh(self._base).model.eval()
 
     def _prompt(self, name: PromptName, plain: Prompt) -> Prompt:
         """A way of asking; the tools that are offered are those of the shortest held-out example."""
@@ -228,9 +250,18 @@ class Scorer:
         return min(offering, key=characters)
 
 
-def _adapter_key(checkpoint: Path) -> str:
-    """Identifies an adapter by what its files hold, in whatever order PEFT wrote its lists of modules."""
-    config = json.loads((checkpoint / "adapter_config.json").read_text())
-    options = {name: sorted(value, key=str) if isinstance(value, list) else value for name, value in config.items()}
-    weights = sha256_of(checkpoint / "adapter_model.safetensors")
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds a PEFT adapter rather than a whole model."""
+    return (folder / "adapter_config.json").is_file()
+
+
+def _key(checkpoint: Path) -> str:
+    """Identifies a model by what its files hold, in whatever order PEFT wrote its lists of modules."""
+    config = "adapter_config.json" if is_adapter(checkpoint) else "config.json"
+    said = json.loads((checkpoint / config).read_text())
+    options = {name: sorted(value, key=str) if isinstance(value, list) else value for name, value in said.items()}
+    if is_adapter(checkpoint):
+        weights: object = sha256_of(checkpoint / "adapter_model.safetensors")
+    else:
+        weights = [sha256_of(file) for file in sorted(checkpoint.glob("*.safetensors"))]
     return hashlib.sha256(json.dumps([weights, options], sort_keys=True).encode()).hexdigest()[:16]

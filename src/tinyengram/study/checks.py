@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import yaml
+from pydantic import BaseModel
 
 from tinyengram.files import write_atomically
 from tinyengram.study.material import Material
@@ -20,7 +21,7 @@ _BYTES_PER_PARAMETER = 4
 _OPTIMIZER_COPIES = 2
 
 
-def check_folder(study: Study, out: Path) -> None:
+def check_folder(study: BaseModel, out: Path) -> None:
     """Refuse a folder that holds something else, or that cannot be written."""
     plan = out / "plan.yaml"
     if plan.exists():

@@ -110,7 +110,7 @@ class Study(_Section):
         try:
             return TrainingSettings.model_validate({**shared, **own})
         except ValidationError as error:
-            raise ValueError("; ".join(_explain(error, TrainingSettings, f"arms.{arm}.training"))) from error
+            raise ValueError("; ".join(explain(error, TrainingSettings, f"arms.{arm}.training"))) from error
 
     @property
     def loss_on(self) -> Literal["whole", "answer"]:
@@ -167,10 +167,22 @@ def parse_study(content: Any, path: Path) -> Study:
     try:
         return Study.model_validate(content)
     except ValidationError as error:
-        raise StudyError(f"{path}: " + "; ".join(_explain(error, Study, ""))) from error
+        raise StudyError(f"{path}: " + "; ".join(explain(error, Study, ""))) from error
 
 
-def _explain(error: ValidationError, model: type[BaseModel], prefix: str) -> list[str]:
+def data_spec(**given: Any) -> DataSpec:
+    """What a command line says of data, checked.
+
+    Raises:
+        StudyError: A value cannot be used; names it and what can be.
+    """
+    try:
+        return DataSpec(**given)
+    except ValidationError as error:
+        raise StudyError("; ".join(explain(error, DataSpec, ""))) from error
+
+
+def explain(error: ValidationError, model: type[BaseModel], prefix: str) -> list[str]:
     """Each problem in plain words with the path of its key; a misspelt key is told its nearest."""
     lines = []
     for problem in error.errors():
