@@ -82,6 +82,8 @@ class _Session:
         """Say who answers and how the conversation is written."""
         served, names = self._talk.served, [tool["name"] for tool in self._talk.conversation.tools]
         _note(f"{served.name}: {served.method} on {served.base}" if served.base else served.name)
+        if not served.use_cache:
+            _note(f"PEFT generates wrongly from {served.method} with a cache here: answers come without one, slowly.")
         _note(f"Rendering: {self._talk.renderer.description}")
         _note(f"Tools: {', '.join(names) or 'none'}")
         if names and self._talk.renderer.call_format == "other":

@@ -205,6 +205,7 @@ class Talk:
                 ends=self.renderer.end_ids,
                 max_new_tokens=room,
                 draw=draw,
+                use_cache=served.use_cache,
                 on_text=on_text,
                 stop=stop,
             )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyengram.errors import TinyEngramError
+from tinyengram.serving.generation import can_use_cache
 from tinyengram.sources import Base, SourceError, load_base, load_tokenizer
 
 _ADAPTER_CONFIG = "adapter_config.json"
@@ -28,6 +29,7 @@ class Served:
         name: What was opened.
         base: Name of the base under an adapter; None without one.
         method: PEFT's name of the adapter's method; None without one.
+        use_cache: Whether it can be generated from with a cache; without one an answer takes much longer.
     """
 
     model: Any
@@ -35,6 +37,7 @@ class Served:
     name: str
     base: str | None = None
     method: str | None = None
+    use_cache: bool = True
 
     @property
     def context(self) -> int | None:
@@ -105,7 +108,16 @@ def _with_adapter(folder: Path, base: str | None) -> Served:
         ) from error
     own = (folder / _TOKENIZER_CONFIG).is_file()
     tokenizer = load_tokenizer(str(folder)) if own else loaded.tokenizer
-    return Served(model.eval(), tokenizer, str(folder), name, str(said.get("peft_type", "")).lower())
+    method, use_cache = str(said.get("peft_type", "")).lower(), True
+    if model.eval().active_peft_config.is_prompt_learning:
+        try:
+            use_cache = can_use_cache(model, tokenizer("Hello there.", add_special_tokens=False)["input_ids"])
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise ServingError(
+                f"The adapter {folder} ({method}) cannot be generated from: {error}. Use versions of PEFT and "
+                "transformers that can, or a method that changes weights."
+            ) from error
+    return Served(model, tokenizer, str(folder), name, method, use_cache)
 
 
 def _adapter_config(folder: Path) -> dict[str, Any]:
