@@ -269,12 +269,8 @@ def _exact_choices(
     from tinyengram.memory.sizes import exact_size
 
     ngrams = KnownNgrams.of(torch.from_numpy(known.ngrams))
-    options: dict[str, Any] = {
-        "memory": "exact",
-        "ngrams": ngrams,
-        "layer_ids": layer_ids,
-        "max_ngram_size": max(2, *ngrams.orders),
-    }
+    longest = max(2, *ngrams.orders)
+    options: dict[str, Any] = {"ngrams": ngrams, "layer_ids": layer_ids, "max_ngram_size": longest}
     choices = []
     for width in widths:
         try:
