@@ -25,7 +25,7 @@ def render_card(tuned: Tuned) -> str:
         "pipeline_tag": "text-generation",
         "tags": ["tinyengram", arm.method.lower(), "function-calling"],
     }
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # noqa: S701 - Markdown
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("tinyengram.report").joinpath("card.md").read_text())
     return template.render(
         front=yaml.safe_dump(front, sort_keys=False).strip(),
