@@ -23,7 +23,11 @@ def describe_finding(results: Results) -> str:
         sentences = [sentence for comparison in results.comparisons for sentence in _compared(results, comparison)]
     else:
         sentences = _together(results, reached)
-    sentences += [_unequal(results, one) for one in reached if not_matched(results, one)]
+    if unequal := [_unequal(results, one) for one in reached if not_matched(results, one)]:
+        sentences.append(
+            f"Not matched within {_MATCHED_WITHIN:.0%}: {'; '.join(unequal)}. What these lost more than "
+            f"{results.study.reference} is partly the price of having learnt more; a smaller eval_every brings the pairs closer."
+        )
     sentences += _limits(results)
     return " ".join(sentences)
 
@@ -38,14 +42,10 @@ def not_matched(results: Results, comparison: Comparison) -> list[int]:
 
 
 def _unequal(results: Results, comparison: Comparison) -> str:
-    arm, reference, seeds = comparison.arm, comparison.reference, not_matched(results, comparison)
     ours, theirs = (mean_loss(results, rows) for rows in matched_rows(results, comparison))
-    where = "" if len(results.study.seeds) == 1 else f" with seed {_listed(seeds)}"
-    return (
-        f"Not matched within {_MATCHED_WITHIN:.0%}{where}: {arm} was measured at {ours:.4f}, "
-        f"{reference} at {theirs:.4f}; what {arm} lost more is partly the price of having learnt more. "
-        "A smaller eval_every brings them closer."
-    )
+    seeds = not_matched(results, comparison)
+    where = "" if len(results.study.seeds) == 1 else f", seed {_listed(seeds)}"
+    return f"{comparison.arm} (eval loss {ours:.4f} against {theirs:.4f}{where})"
 
 
 def points(value: float) -> str:
