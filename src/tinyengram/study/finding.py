@@ -26,7 +26,8 @@ def describe_finding(results: Results) -> str:
     if unequal := [_unequal(results, one) for one in reached if not_matched(results, one)]:
         sentences.append(
             f"Not matched within {_MATCHED_WITHIN:.0%}: {'; '.join(unequal)}. What these lost more than "
-            f"{results.study.reference} is partly the price of having learnt more; a smaller eval_every brings the pairs closer."
+            f"{results.study.reference} is partly the price of having "
+            "learnt more; a smaller eval_every brings the pairs closer."
         )
     sentences += _limits(results)
     return " ".join(sentences)
