@@ -103,7 +103,7 @@ class TestPiped:
             refusals,
             [
                 (r"5\d{4} tokens", "at most 2048", "shorten it"),
-                ("'/bse'", "Did you mean 'base'"),
+                ("'/bse'", "Did you mean '/base'"),
                 ("/result TEXT",),
                 ("no call",),
             ],

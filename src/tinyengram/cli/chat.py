@@ -139,7 +139,7 @@ class _Session:
         }
         if name not in commands:
             raise TinyEngramError(
-                f"There is no command '/{name}'.{nearest(name, [*commands, 'quit'])} A message that begins with a "
+                f"There is no command '/{name}'.{nearest(f'/{name}', [f'/{one}' for one in (*commands, 'quit')])} A message that begins with a "
                 "slash needs a blank before it."
             )
         commands[name](rest)
@@ -204,7 +204,7 @@ class _Session:
         if answer.ending == "length":
             _note(f"Cut off after {answer.tokens} tokens; --max-new-tokens allows more where the context has room.")
         elif answer.ending == "stopped":
-            _note("Stopped." if answer.tokens else "Stopped before a word; the message is taken back.")
+            _note("Stopped.")
         if answer.calls and role == "assistant" and self.is_live:
             _note("/result TEXT gives the call's result.")
 
