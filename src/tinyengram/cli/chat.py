@@ -138,9 +138,10 @@ class _Session:
             "help": lambda _: _note(_HELP),
         }
         if name not in commands:
+            known = [f"/{one}" for one in (*commands, "quit")]
             raise TinyEngramError(
-                f"There is no command '/{name}'.{nearest(f'/{name}', [f'/{one}' for one in (*commands, 'quit')])} A message that begins with a "
-                "slash needs a blank before it."
+                f"There is no command '/{name}'.{nearest(f'/{name}', known)} A message that begins with a slash needs "
+                "a blank before it."
             )
         commands[name](rest)
 
