@@ -75,7 +75,7 @@ class _Session:
 
     def __init__(self, talk: Talk, *, as_json: bool) -> None:
         self._talk, self._as_json = talk, as_json
-        self.is_live = sys.stdin.isatty()
+        self.is_live = sys.stdin is not None and sys.stdin.isatty()  # None where it was closed (<&-).
         self.refused = False
 
     def greet(self) -> None:
@@ -97,6 +97,8 @@ class _Session:
         Raises:
             TinyEngramError: It is not UTF-8.
         """
+        if sys.stdin is None:
+            return
         if self.is_live:
             import readline  # noqa: F401 - input() edits lines and remembers them once this is imported
         while True:
