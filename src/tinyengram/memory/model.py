@@ -25,6 +25,7 @@ from tinyengram.memory.cache import MARGIN, EngramCacheLayer
 from tinyengram.memory.config import EngramConfig
 from tinyengram.memory.index import EngramIndex
 from tinyengram.memory.layer import EngramLayer, EngramMemory
+from tinyengram.memory.optim import for_trainer
 from tinyengram.memory.reading import Reading, ReadingSlot, number_texts
 from tinyengram.memory.saving import from_file, to_file, without_adapter_name
 
@@ -50,6 +51,7 @@ class EngramModel(BaseTuner):
         # adapter, while one object may be given for several.
         self.peft_config[adapter_name] = copy.copy(self.peft_config[adapter_name])
         self._injected = adapter_name  # PEFT does not pass it to `_prepare_model`.
+        host.adapt_optimizers(for_trainer)
         super().inject_adapter(model, adapter_name, *args, **kwargs)
 
     def _prepare_model(self, peft_config: EngramConfig, model: Any) -> None:
