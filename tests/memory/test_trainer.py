@@ -127,6 +127,7 @@ def test_it_is_said_by_name(optim: str, tmp_path: Path, caplog: pytest.LogCaptur
     (said,) = caplog.messages
     assert said.startswith("RowSparseAdamW trains the Engram memory: its tables at a learning rate of 0.05, ")
     assert type(trainer.optimizer) is RowSparseAdamW
+    assert not any(group["fused"] for group in trainer.optimizer.param_groups), "float16 gradients are scaled by torch"
 
 
 def test_the_arguments_are_heard(tmp_path: Path) -> None:
