@@ -11,9 +11,10 @@ import torch
 from tests.arms import ENGRAM, EXACT, LORA, examples, settings, tiny_base
 from tinyengram.errors import TinyEngramError
 from tinyengram.files import sha256_of
+from tinyengram.progress import StepEvent
 from tinyengram.sources import Base
 from tinyengram.study.matching import late_train_loss
-from tinyengram.training import StepEvent, check_config, eval_losses, peft_config, read_trajectory, train_arm
+from tinyengram.training import check_config, eval_losses, peft_config, read_trajectory, train_arm
 
 
 @pytest.fixture

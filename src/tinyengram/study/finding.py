@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from statistics import fmean
 
-from tinyengram.study.plan import PromptName
+from tinyengram.scoring.probes import PromptName
 from tinyengram.study.results import Comparison, Measurement, Results
 from tinyengram.study.statistics import Difference
 
 _ONE_BY_ONE = 3
 """Up to so many arms are told one by one, more of them together."""
+_MATCHED_WITHIN = 0.05
+"""Losses of a pair that differ by a larger share are not equal, and the finding says so."""
 
 
 def describe_finding(results: Results) -> str:
@@ -21,8 +23,29 @@ def describe_finding(results: Results) -> str:
         sentences = [sentence for comparison in results.comparisons for sentence in _compared(results, comparison)]
     else:
         sentences = _together(results, reached)
+    sentences += [_unequal(results, one) for one in reached if not_matched(results, one)]
     sentences += _limits(results)
     return " ".join(sentences)
+
+
+def not_matched(results: Results, comparison: Comparison) -> list[int]:
+    """Seeds of whose pair the losses differ by more than 5%: the arm has learnt more than the reference there."""
+    return [
+        seed
+        for seed, ours, theirs in zip(comparison.reached, *matched_rows(results, comparison), strict=True)
+        if abs(mean_loss(results, [ours]) / mean_loss(results, [theirs]) - 1) > _MATCHED_WITHIN
+    ]
+
+
+def _unequal(results: Results, comparison: Comparison) -> str:
+    arm, reference, seeds = comparison.arm, comparison.reference, not_matched(results, comparison)
+    ours, theirs = (mean_loss(results, rows) for rows in matched_rows(results, comparison))
+    where = "" if len(results.study.seeds) == 1 else f" with seed {_listed(seeds)}"
+    return (
+        f"Not matched within {_MATCHED_WITHIN:.0%}{where}: {arm} was measured at {ours:.4f}, "
+        f"{reference} at {theirs:.4f}; what {arm} lost more is partly the price of having learnt more. "
+        "A smaller eval_every brings them closer."
+    )
 
 
 def points(value: float) -> str:

@@ -6,10 +6,9 @@ from tinyengram.training.arm import train_arm
 from tinyengram.training.losses import eval_losses
 from tinyengram.training.methods import check_config, peft_config
 from tinyengram.training.settings import TrainingSettings
-from tinyengram.training.trajectory import StepEvent, Trajectory, TrajectoryPoint, read_trajectory
+from tinyengram.training.trajectory import Trajectory, TrajectoryPoint, read_trajectory
 
 __all__ = [
-    "StepEvent",
     "TrainingSettings",
     "Trajectory",
     "TrajectoryPoint",

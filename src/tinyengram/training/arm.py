@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinyengram.errors import TinyEngramError
+from tinyengram.progress import StepEvent
 from tinyengram.training.settings import TrainingSettings
 from tinyengram.training.trajectory import (
-    StepEvent,
     Trajectory,
     drop_unfinished_checkpoints,
     keep_adapter_only,

@@ -15,11 +15,12 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from tinyengram.host import takes_argument
 from tinyengram.memory.optim import row_sparse_adamw
+from tinyengram.progress import StepEvent
 from tinyengram.training.batches import IGNORED, collate, predicting_positions, token_losses
 from tinyengram.training.holding import divergence_from_base
 from tinyengram.training.losses import eval_losses
 from tinyengram.training.settings import TrainingSettings
-from tinyengram.training.trajectory import StepEvent, Trajectory, TrajectoryPoint, keep_adapter_only, write_trajectory
+from tinyengram.training.trajectory import Trajectory, TrajectoryPoint, keep_adapter_only, write_trajectory
 
 if TYPE_CHECKING:
     from tinyengram.tasks.rendering import EncodedExample

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from tinyengram.files import write_atomically
+from tinyengram.files import read_model, write_atomically
 
 _FILE = "trajectory.json"
 
@@ -34,9 +33,13 @@ class TrajectoryPoint(_Record):
 
 
 class Trajectory(_Record):
-    """The stops of one arm with one seed, in order of steps; step 0 is the base itself."""
+    """The stops of one arm with one seed, in order of steps; step 0 is the base itself.
+
+    ``job`` is the digest of the job, which names its folder; empty in runs before 0.2.
+    """
 
     arm: str
+    job: str = ""
     seed: int
     method: str
     learning_rate: float
@@ -46,24 +49,11 @@ class Trajectory(_Record):
     finished: bool
 
 
-@dataclass(frozen=True)
-class StepEvent:
-    """News of a running arm. ``eval_loss`` (of the loss that is trained) only comes at stops."""
-
-    arm: str
-    seed: int
-    step: int
-    total_steps: int
-    loss: float | None
-    tokens_per_second: float
-    seconds_left: float
-    eval_loss: float | None
-
-
 def read_trajectory(folder: Path) -> Trajectory | None:
     """The trajectory written in ``folder`` so far, or None."""
     file = folder / _FILE
-    return Trajectory.model_validate_json(file.read_text()) if file.exists() else None
+    remedy = f"Delete {folder}, which is trained anew then."
+    return read_model(Trajectory, file, remedy) if file.exists() else None
 
 
 def write_trajectory(folder: Path, trajectory: Trajectory) -> None:
