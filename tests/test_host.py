@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTuner
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, LlamaForCausalLM, LlamaModel
+from torch import distributed
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    DynamicCache,
+    LlamaForCausalLM,
+    LlamaModel,
+    Trainer,
+    TrainingArguments,
+    trainer_optimizer,
+)
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
 from transformers.utils import ModelOutput
 
@@ -171,3 +183,66 @@ def test_methods_are_known_by_lower_case_names() -> None:
     methods = host.peft_methods()
     assert methods["lora"] is LoraConfig
     assert methods["engram"] is EngramConfig
+
+
+@pytest.fixture
+def handlers(monkeypatch) -> dict[str, Any]:
+    """Trainer's table of optimizers as transformers made it, for one test."""
+    plain = {
+        name: make.make if isinstance(make, host.AdaptedOptimizer) else make
+        for name, make in trainer_optimizer._OPTIMIZER_HANDLERS.items()
+    }
+    table = trainer_optimizer._OPTIMIZER_HANDLERS
+    for name, make in plain.items():
+        monkeypatch.setitem(table, name, make)
+    return table
+
+
+def test_trainer_makes_the_optimizer_that_was_adapted(handlers, tmp_path) -> None:
+    model, asked = torch.nn.Linear(2, 2), []
+
+    def adapt(*what: Any) -> tuple[Any, dict[str, Any]]:
+        asked.append(what)
+        return torch.optim.SGD, {"lr": 0.25, "params": [{"params": [model.bias], "lr": 0.5}]}
+
+    host.adapt_optimizers(adapt)
+    host.adapt_optimizers(adapt)
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, optim="adamw_torch", learning_rate=0.1)
+    optimizer = Trainer(model=model, args=arguments).create_optimizer()
+    assert type(optimizer) is torch.optim.SGD
+    (group,) = optimizer.param_groups
+    assert (group["params"], group["lr"]) == ([model.bias], 0.5)
+    ((given, its_arguments, theirs, options),) = asked  # Once, though it was called twice.
+    assert (given, its_arguments, theirs) == (model, arguments, torch.optim.AdamW)
+    assert options["lr"] == 0.1
+
+
+def test_every_optimizer_of_trainer_is_adapted_once_there_is_a_memory(handlers) -> None:
+    assert not any(isinstance(make, host.AdaptedOptimizer) for make in handlers.values())
+    get_peft_model(tiny_model(), tiny_config())
+    assert all(isinstance(make, host.AdaptedOptimizer) for make in handlers.values())
+    assert {"adamw_torch", "adamw_torch_fused"} <= set(handlers)
+
+
+def test_without_trainers_table_a_memory_is_made_with_a_warning(monkeypatch, caplog) -> None:
+    monkeypatch.delattr(trainer_optimizer, "_OPTIMIZER_HANDLERS")
+    get_peft_model(tiny_model(), tiny_config())
+    assert "row_sparse_adamw" in caplog.text
+
+
+def test_a_run_that_shards_parameters_is_told_by_its_kind(tmp_path) -> None:
+    assert set(host.SHARDING) <= {kind.value for kind in DistributedType}
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    assert arguments.distributed_state.distributed_type == DistributedType.NO
+    assert host.keeps_parameters_whole(arguments)
+    for kind in DistributedType:
+        run = SimpleNamespace(distributed_state=SimpleNamespace(distributed_type=kind))
+        assert host.keeps_parameters_whole(run) == (kind.value not in host.SHARDING)
+
+
+def test_sparse_gradients_are_exchanged_by_gloo_alone(monkeypatch) -> None:
+    assert host.exchanges_sparse_gradients()
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    for backend in ("gloo", "nccl"):
+        monkeypatch.setattr(distributed, "get_backend", lambda backend=backend: backend)
+        assert host.exchanges_sparse_gradients() == (backend == "gloo")

@@ -3,13 +3,15 @@
 Both move: transformers 5.24 renamed the argument that carries the key-value cache, and everything that had its old name
 written down was wrong that day. So each thing that others may rename stands here once, with what it is needed for and
 since when it is so; ``tests/test_host.py`` holds every line of it against the libraries that are installed. Nothing
-here changes what a library does.
+here changes what a library does, but for two registries that are filled: PEFT's methods and Trainer's optimizers.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -44,6 +46,12 @@ STATE_ELSEWHERE = {
     "minimax": "counts no tokens in its cache",
     "xlstm": "keeps its state in a cache of its own kind",
 }
+
+
+# accelerate 1.10: kinds of distributed runs in which a parameter lies on a device in part, or is copied elsewhere.
+SHARDING = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA")
+
+logger = logging.getLogger(__name__)
 
 
 class HostError(ValueError):
@@ -240,3 +248,59 @@ def peft_methods() -> dict[str, type]:
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     return {str(getattr(name, "value", name)).lower(): config for name, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+
+
+# --- the optimizer of transformers.Trainer -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AdaptedOptimizer:
+    """An entry of Trainer's table of optimizers whose choice another function may change."""
+
+    make: Callable[[Any], tuple[Any, dict[str, Any]]]
+    adapt: Callable[[Any, Any, Any, dict[str, Any]], tuple[Any, dict[str, Any]]]
+
+    def __call__(self, context: Any) -> tuple[Any, dict[str, Any]]:
+        optimizer, options = self.make(context)
+        return self.adapt(context.model, context.args, optimizer, options)
+
+
+def adapt_optimizers(adapt: Callable[[Any, Any, Any, dict[str, Any]], tuple[Any, dict[str, Any]]]) -> None:
+    """Let ``adapt`` change what Trainer makes its optimizer from; an optimizer that a user gave never comes here.
+
+    In transformers 5.6 each name that ``TrainingArguments.optim`` may have stands in a table with a function of a
+    context (``args``, ``model``) that returns class and keyword arguments; groups among these, as ``params``, take the
+    place of Trainer's own, as GaLore's do. A model cannot tell Trainer how it wants to be trained, so the entries of
+    the table are wrapped. Trainer itself is not touched; calling this again changes nothing.
+
+    Args:
+        adapt: Takes model, training arguments, class and keyword arguments; returns the latter two.
+    """
+    try:
+        from transformers.trainer_optimizer import _OPTIMIZER_HANDLERS as handlers
+    except ImportError:
+        logger.warning(
+            "Trainer's table of optimizers was not found (%s), so Trainer trains tables of an Engram memory as "
+            "everything else. Give it optimizers=(tinyengram.memory.optim.row_sparse_adamw(model, rate), None).",
+            versions(),
+        )
+        return
+    for name, make in handlers.items():
+        if not isinstance(make, AdaptedOptimizer):
+            handlers[name] = AdaptedOptimizer(make, adapt)
+
+
+def keeps_parameters_whole(arguments: Any) -> bool:
+    """Whether a run of Trainer leaves each parameter whole on its device (``distributed_state``, accelerate 1.10).
+
+    Trainer's accelerator writes the kind of run there before an optimizer is made.
+    """
+    kind = getattr(getattr(arguments, "distributed_state", None), "distributed_type", None)
+    return getattr(kind, "value", kind) not in SHARDING
+
+
+def exchanges_sparse_gradients() -> bool:
+    """Whether sparse gradients can be added up over processes: gloo does (torch 2.8), NCCL refuses them."""
+    from torch import distributed
+
+    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_backend() == "gloo"

@@ -25,7 +25,8 @@ def taken(config: EngramConfig) -> MemorySize:
     optimizer = row_sparse_adamw(model, 1e-3)
     model(input_ids=IDS, labels=IDS).loss.backward()
     optimizer.step()
-    moments = sum(state[name].numel() * 4 for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq"))
+    states = optimizer.state_dict()["state"].values()
+    moments = sum(state[name].numel() * 4 for state in states for name in ("exp_avg", "exp_avg_sq"))
     return MemorySize(sum(len(memory.tables.weight) for memory in memories), tables, trainable - tables, moments)
 
 

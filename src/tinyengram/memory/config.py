@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import warnings
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
@@ -59,6 +60,8 @@ class EngramConfig(PeftConfig):
         init: ``"zero_tables"`` (default), ``"zero_value"`` (the paper's random tables, value projection from zero) or
             ``"paper"`` (random tables and projections: an untrained memory already moves the base).
         trainable_tables: ``False`` freezes the tables at their first values, a control.
+        table_learning_rate_factor: Learning rate of the tables over that of everything else (the paper's, section 4.1):
+            under ``transformers.Trainer``, TRL and :func:`tinyengram.memory.optim.row_sparse_adamw`.
         rows: ``"ngram"``: an n-gram reads its own rows. Two controls, in which no n-gram can be told from another, so
             that what is then learned does not come from memory: ``"shuffled"`` permutes the rows of each head afresh
             at every call, ``"single"`` reads one row per head (in an exact memory: per order) whatever the n-gram.
@@ -95,6 +98,7 @@ class EngramConfig(PeftConfig):
     seed: int = 0
     init: Literal["zero_tables", "zero_value", "paper"] = "zero_tables"
     trainable_tables: bool = True
+    table_learning_rate_factor: float = 5.0
     rows: Literal["ngram", "shuffled", "single"] = "ngram"
     modules_to_save: list[str] | None = None
     fingerprint: dict[str, Any] | None = field(default=None, repr=False)
@@ -167,6 +171,9 @@ class EngramConfig(PeftConfig):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name}={value!r} must be an integer of at least {least}.")
+        factor = self.table_learning_rate_factor
+        if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < math.inf:
+            raise ValueError(f"table_learning_rate_factor={factor!r} must be a number above 0, such as 5.0.")
         if self.pad_token_id is not None and (
             isinstance(self.pad_token_id, bool) or not isinstance(self.pad_token_id, int)
         ):

@@ -77,6 +77,7 @@ class EngramMemory(nn.Module):
         if config.init == "zero_value":
             nn.init.zeros_(self.value_proj.weight)
         self.trainable_tables = config.trainable_tables
+        self.table_learning_rate_factor = config.table_learning_rate_factor
 
     @property
     def reach(self) -> int:

@@ -23,8 +23,10 @@ from tinyengram.memory.base import (
 )
 from tinyengram.memory.cache import MARGIN, EngramCacheLayer
 from tinyengram.memory.config import EngramConfig
+from tinyengram.memory.controls import make_index
 from tinyengram.memory.index import EngramIndex
 from tinyengram.memory.layer import EngramLayer, EngramMemory
+from tinyengram.memory.optim import for_trainer
 from tinyengram.memory.reading import Reading, ReadingSlot, number_texts
 from tinyengram.memory.saving import from_file, to_file, without_adapter_name
 
@@ -50,6 +52,7 @@ class EngramModel(BaseTuner):
         # adapter, while one object may be given for several.
         self.peft_config[adapter_name] = copy.copy(self.peft_config[adapter_name])
         self._injected = adapter_name  # PEFT does not pass it to `_prepare_model`.
+        host.adapt_optimizers(for_trainer)
         super().inject_adapter(model, adapter_name, *args, **kwargs)
 
     def _prepare_model(self, peft_config: EngramConfig, model: Any) -> None:
@@ -73,7 +76,7 @@ class EngramModel(BaseTuner):
         if not 0 <= pad_token_id < base["vocab_size"]:
             raise ValueError(f"pad_token_id={pad_token_id} is outside the base's vocabulary of {base['vocab_size']}.")
         with torch.device("cpu"):  # Also when the base is made without weights, to see whether the sizes fit.
-            index = EngramIndex(peft_config, base["vocab_size"], pad_token_id)
+            index = make_index(peft_config, base["vocab_size"], pad_token_id)
         peft_config.current_fingerprint = {"base": base, "options": peft_config.own_options(), **index.describe()}
         peft_config.target_modules = {f"{blocks_name}.{layer}" for layer in peft_config.layer_ids}
         if "engram_index" not in self._modules:  # `hasattr` would ask the wrapped model too.
