@@ -1,4 +1,4 @@
-"""A scorecard says what the intervals say: worse and better only where zero is outside, and says when nothing was learnt."""
+"""A scorecard says what the intervals say: worse and better only where zero is outside; and when nothing was learnt."""
 
 from __future__ import annotations
 
