@@ -129,7 +129,7 @@ def _read(model: Any, texts: Sequence[list[int]], vocabulary: int) -> list[TextD
         of_targets = ours.gather(-1, ids[:, start + 1 : stop + 1, None]).squeeze(-1)
         nll -= (of_targets.cpu().double() * counted).sum(-1)
         if hasattr(model, "disable_adapter"):
-            with model.disable_adapter():
+            with host.adapters_off(model):
                 theirs = _log_probabilities(model, ids[:, start:stop], base_cache)
             divergence = F.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1)
             kl += (divergence.cpu().double() * counted).sum(-1)
