@@ -23,9 +23,9 @@ from tinyengram.tasks.conversations import Conversation, request, system_text, u
 from tinyengram.tasks.rendering import EncodedExample, Renderer
 
 if TYPE_CHECKING:
-    from transformers import Trainer
+    from transformers import Trainer as _Trainer
 else:
-    Trainer = object  # A mixin for those who have a trainer; transformers is not loaded for it.
+    _Trainer = object  # Those who mix it in have a trainer; nothing of transformers is loaded for it.
 
 _GENERATION_BATCH = 8
 
@@ -144,7 +144,7 @@ def _log_probabilities(model: Any, inputs: dict[str, torch.Tensor], positions: t
     return logits.float().log_softmax(-1)
 
 
-class HoldToBase(Trainer):
+class HoldToBase(_Trainer):
     """Mixin that holds any trainer of transformers, TRL's too, to the base on given prompts.
 
     To each training step's loss it adds ``hold_weight`` times the Kullback-Leibler divergence from the base on the next
@@ -192,9 +192,13 @@ class HoldToBase(Trainer):
         self._micro_batch = (-1, 0)  # Of which step, and how many of it were read.
         self._divergences: list[torch.Tensor] = []  # Since the loss was last logged.
 
-    def compute_loss(self, model: Any, inputs: Any, *args: Any, num_items_in_batch: Any = None, **kwargs: Any) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """The trainer's own loss, and in training what the divergence from the base costs."""
-        found: Any = super().compute_loss(model, inputs, *args, num_items_in_batch=num_items_in_batch, **kwargs)
+        found: Any = super().compute_loss(
+            model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+        )
         if not (self._hold_weight and model.training):
             return found
         divergence = divergence_from_base(model, self._next_held(), pad_token_id=self._pad_token_id())
