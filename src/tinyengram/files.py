@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from tinyengram.errors import TinyEngramError
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -34,6 +39,24 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         raise
 
 
+def copy_atomically(source: Path, path: Path) -> None:
+    """Copy a file so that ``path`` holds either its old or its new content, never a part.
+
+    Raises:
+        OSError: As for :func:`write_atomically`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        shutil.copyfile(source, temporary)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
 def sha256_of(path: Path) -> str:
     """Hexadecimal sha256 of a file, read in blocks."""
     with path.open("rb") as file:
@@ -46,3 +69,34 @@ def keep_trace(error: BaseException) -> Path:
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write("".join(traceback.format_exception(error)))
     return Path(name)
+
+
+@contextmanager
+def only_process_in(folder: Path, writes: bool = True) -> Iterator[None]:
+    """Work in a folder alone: a second process is refused, and a killed one leaves nothing that would refuse the next.
+
+    Args:
+        folder: Created; holds the lock as ``.lock`` meanwhile.
+        writes: False for a process that helps another which holds the lock: nothing is locked.
+
+    Raises:
+        TinyEngramError: Another process works there.
+    """
+    if not writes:
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise TinyEngramError(
+            f"Another process works in {folder}. Wait until it is done and run the command again (what it finishes is "
+            "taken as it is), or choose another --out."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

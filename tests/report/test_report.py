@@ -51,7 +51,7 @@ def measurement(arm: str, role: str, step: int, loss: float, delta: Difference |
 def results() -> Results:
     """A study in which Engram kept more than LoRA at matched loss."""
     study = load_study("quick").model_copy(update={"description": "<script>alert('x')</script>"})
-    study.truthfulqa.prompts = ["plain", "chat"]
+    study.truthfulqa = study.truthfulqa.model_copy(update={"prompts": ("plain", "chat")})
     study.arms = {name: study.arms[name] for name in ("lora", "engram")}
     asset = Provenance(name="asset & co", kind="embedded", revision="asset==1", sha256="f" * 64)
     lost = difference(-0.05, -0.08, -0.02)

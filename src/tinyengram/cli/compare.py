@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-EXIT_INTERRUPTED = 130
+from tinyengram.cli.exits import interruptible
 
 
 def compare(
@@ -39,12 +39,8 @@ def compare(
         help_training(plan, folder)
         leave_process_group()
         return
-    try:
-        with Live(console) as live:
-            results = run_study(plan, folder, live.show)
-    except KeyboardInterrupt as error:
-        print("\nInterrupted. Run the same command to continue.", file=sys.stderr)
-        raise typer.Exit(EXIT_INTERRUPTED) from error
+    with interruptible("Interrupted. Run the same command to continue."), Live(console) as live:
+        results = run_study(plan, folder, live.show)
     leave_process_group()
     output = Console(width=None if sys.stdout.isatty() else 150)
     for table in terminal_tables(results):

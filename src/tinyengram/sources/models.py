@@ -78,6 +78,21 @@ def load_tokenizer(name: str, *, revision: str | None = None, trust_remote_code:
     )
 
 
+def load_config(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The configuration of a base without its weights, named as for :func:`load_base`.
+
+    Raises:
+        SourceError: It cannot be had; the message says how to supply it.
+    """
+
+    def load(where: str, provenance: Provenance, revision: str | None, trust: bool) -> Any:
+        from transformers import AutoConfig
+
+        return AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=trust)
+
+    return _from_where_it_is(name, revision, trust_remote_code, load)
+
+
 def _tokenizer(where: str, revision: str | None, trust_remote_code: bool) -> Any:
     from transformers import AutoTokenizer
 

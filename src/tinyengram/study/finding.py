@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statistics import fmean
 
-from tinyengram.study.plan import PromptName
+from tinyengram.scoring.probes import PromptName
 from tinyengram.study.results import Comparison, Measurement, Results
 from tinyengram.study.statistics import Difference
 

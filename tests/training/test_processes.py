@@ -18,7 +18,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import Trainer, TrainingArguments
 from tests.watched import QUESTIONS, TEXTS, forgotten, rows, spread
 from tinyengram import ForgettingCallback, HoldToBase
-from tinyengram.holding import answered_by_base
+from tinyengram.training.holding import answered_by_base
 
 class Held(HoldToBase, Trainer):
     pass
@@ -64,7 +64,7 @@ def run(folder: Path, processes: int, stop_above: float) -> dict[str, list]:
     folder.mkdir()
     script = folder / "script.py"
     script.write_text(_SCRIPT)
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     launched = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"),

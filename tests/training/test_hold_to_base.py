@@ -15,12 +15,12 @@ from trl import SFTConfig, SFTTrainer
 
 from tests.arms import LORA, examples, settings, tiny_base
 from tinyengram import HoldToBase
-from tinyengram.batches import collate, predicting_positions, token_losses
 from tinyengram.errors import TinyEngramError
-from tinyengram.holding import answered_by_base, divergence_from_base
 from tinyengram.memory.optim import row_sparse_adamw
 from tinyengram.sources import Base, load_tokenizer
 from tinyengram.training import peft_config, train_arm
+from tinyengram.training.batches import collate, predicting_positions, token_losses
+from tinyengram.training.holding import answered_by_base, divergence_from_base
 
 
 class HeldTrainer(HoldToBase, Trainer):

@@ -11,11 +11,11 @@ from peft import PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_mod
 
 from tests.arms import LORA, examples, settings, tiny_base
 from tinyengram.errors import TinyEngramError
-from tinyengram.holding import answered_by_base, divergence_from_base, unanswerable_prompts
 from tinyengram.sources import Base, load_base
 from tinyengram.tasks.conversations import Conversation, Turn
 from tinyengram.tasks.rendering import Renderer
 from tinyengram.training import peft_config, train_arm
+from tinyengram.training.holding import answered_by_base, divergence_from_base, unanswerable_prompts
 
 
 @pytest.fixture

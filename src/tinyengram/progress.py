@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tinyengram.files import write_atomically
-from tinyengram.training import StepEvent
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,20 @@ class ScoreEvent:
     label: str
     done: int
     total: int
+
+
+@dataclass(frozen=True)
+class StepEvent:
+    """News of a running arm. ``eval_loss`` (of the loss that is trained) only comes at stops."""
+
+    arm: str
+    seed: int
+    step: int
+    total_steps: int
+    loss: float | None
+    tokens_per_second: float
+    seconds_left: float
+    eval_loss: float | None
 
 
 Event = PhaseEvent | ScoreEvent | StepEvent

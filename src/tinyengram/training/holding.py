@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
-from tinyengram.batches import IGNORED, collate, left_padded, predicting_positions
 from tinyengram.errors import TinyEngramError
 from tinyengram.host import adapters_off, base_is_below, has_virtual_tokens, takes_argument
 from tinyengram.tasks.conversations import Conversation, request, system_text, user_request
 from tinyengram.tasks.rendering import EncodedExample, Renderer
+from tinyengram.training.batches import IGNORED, collate, left_padded, predicting_positions
 
 if TYPE_CHECKING:
     from transformers import Trainer as _Trainer
@@ -113,7 +113,7 @@ def divergence_from_base(model: Any, examples: Sequence[EncodedExample], *, pad_
     Args:
         model: A PEFT model, possibly wrapped for several processes.
         examples: From :func:`answered_by_base`.
-        pad_token_id: See :func:`tinyengram.batches.collate`.
+        pad_token_id: See :func:`tinyengram.training.batches.collate`.
 
     Returns:
         A scalar with gradient: the mean of ``KL(base || model)``, in which what the base says and the model no longer
