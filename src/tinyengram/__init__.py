@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "EngramConfig": "tinyengram.memory",
     "EngramModel": "tinyengram.memory",
-    "ForgettingCallback": "tinyengram.training.forgetting",
+    "ForgettingCallback": "tinyengram.forgetting",
     "HoldToBase": "tinyengram.training.holding",
     "KnownNgrams": "tinyengram.memory",
     "collect_ngrams": "tinyengram.memory",

@@ -139,7 +139,11 @@ class TestStop:
 
 
 class TestWithoutABaseBeneath:
-    @pytest.mark.parametrize("config", [None, LoraConfig(r=4, target_modules="all-linear", init_lora_weights="pissa")])
+    @pytest.mark.parametrize(
+        "config",
+        [LORA, None, LoraConfig(r=4, target_modules="all-linear", init_lora_weights="pissa")],
+        ids=["lora", "full", "pissa"],
+    )
     def test_a_resumed_run_is_compared_with_the_base(self, tmp_path: Path, config: Any) -> None:
         whole = plain_trainer(tmp_path / "whole", config, save_strategy="steps", save_steps=2, learning_rate=1e-3)
         watch(whole)
@@ -149,6 +153,7 @@ class TestWithoutABaseBeneath:
         resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
         assert 0 < forgotten(whole)[2]["eval_forgetting_kl"] < forgotten(whole)[6]["eval_forgetting_kl"]
         assert forgotten(resumed) == forgotten(whole)
+        assert (tmp_path / "whole" / "forgetting_base.safetensors").exists() == (config is not LORA)
         assert sum("eval_forgetting_kl" in entry for entry in resumed.state.log_history) == 3
 
     def test_what_was_said_must_be_there_and_fit(self, tmp_path: Path) -> None:

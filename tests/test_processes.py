@@ -64,7 +64,7 @@ def run(folder: Path, processes: int, stop_above: float) -> dict[str, list]:
     folder.mkdir()
     script = folder / "script.py"
     script.write_text(_SCRIPT)
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[1]
     launched = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"),

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 from tests.watched import TEXTS, forgotten, plain_trainer, rows, spread, watch
 from tinyengram.errors import TinyEngramError
@@ -79,3 +81,22 @@ class TestKept:
         watch(trainer, keep_best_under=10.0)
         trainer.train()
         assert "eval_b_loss" in json.loads((tmp_path / "kept" / "forgetting.json").read_text())
+
+    def test_a_resumed_run_keeps_what_was_better(self, tmp_path: Path) -> None:
+        first = plain_trainer(tmp_path, save_strategy="steps", save_steps=2)
+        watch(first, keep_best_under=10.0, questions=())
+        first.train()
+        before = (tmp_path / "kept" / "forgetting.json").stat()
+        assert json.loads((tmp_path / "kept" / "forgetting.json").read_text())["step"] == 6
+        resumed = plain_trainer(tmp_path)
+        watch(resumed, keep_best_under=10.0, questions=())
+        resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+        assert (tmp_path / "kept" / "forgetting.json").stat().st_mtime_ns == before.st_mtime_ns
+
+    def test_of_a_full_fine_tune_is_the_model(self, tmp_path: Path) -> None:
+        trainer = plain_trainer(tmp_path, None, max_steps=2)
+        watch(trainer, keep_best_under=10.0, questions=())
+        trainer.train()
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "kept")
+        for ours, theirs in zip(trainer.model.parameters(), loaded.parameters(), strict=True):
+            assert torch.equal(ours, theirs)

@@ -24,12 +24,12 @@ from transformers import Trainer, TrainerCallback
 from tinyengram import host
 from tinyengram.errors import TinyEngramError
 from tinyengram.files import write_atomically
+from tinyengram.kept import KeptAdapter
 from tinyengram.scoring.drift import Drift, TextDrift, measure_drift
 from tinyengram.scoring.recorded import RecordedText, drift_from, record_predictions
 from tinyengram.scoring.truthfulqa import TruthfulQAScores, score_truthfulqa, shift_by_question
 from tinyengram.tasks.general_text import load_texts
 from tinyengram.tasks.questions import TruthfulQuestion, load_truthfulqa
-from tinyengram.training.kept import KeptAdapter
 
 BASE_FILE = "forgetting_base.safetensors"
 _TEXTS, _QUESTIONS = 8, 12
