@@ -21,7 +21,10 @@ _PUBLIC = {
     "KnownNgrams": "tinyengram.memory",
     "collect_ngrams": "tinyengram.memory",
     "compress_vocabulary": "tinyengram.memory",
+    "DataSpec": "tinyengram.training.job",
+    "evaluate": "tinyengram.study.evaluation",
     "load_conversations": "tinyengram.tasks.chat_data",
+    "train": "tinyengram.study.tuning",
 }
 
 __all__ = [*_PUBLIC, "__version__"]

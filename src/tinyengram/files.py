@@ -10,8 +10,14 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from tinyengram.errors import TinyEngramError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+T = TypeVar("T", bound="BaseModel")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -37,6 +43,26 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def read_model(schema: type[T], file: Path, remedy: str) -> T:
+    """Read a JSON file that this package wrote.
+
+    Raises:
+        TinyEngramError: It is cut off, damaged or of another version: one line that names the file, and ``remedy``.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return schema.model_validate_json(file.read_text(encoding="utf-8"))
+    except (ValidationError, UnicodeDecodeError) as error:
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            reason = f"{where}: {first['msg']}" if where else first["msg"]
+        else:
+            reason = error.reason
+        raise TinyEngramError(f"{file} cannot be read ({reason}). {remedy}") from error
 
 
 def copy_atomically(source: Path, path: Path) -> None:

@@ -50,7 +50,7 @@ class Clock:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self.seconds: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
+        self.seconds = _read(file)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -60,3 +60,11 @@ class Clock:
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - begun
             write_atomically(self._file, json.dumps(self.seconds, indent=2))
+
+
+def _read(file: Path) -> dict[str, float]:
+    """What was noted before; of a damaged file nothing, since times are all that it held."""
+    try:
+        return {name: float(seconds) for name, seconds in json.loads(file.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}

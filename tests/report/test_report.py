@@ -114,6 +114,14 @@ def test_a_shown_difference_is_told_with_its_interval(results: Results) -> None:
     assert "one run per arm" in finding
 
 
+def test_a_pair_whose_losses_are_not_equal_is_said_to_be_none(results: Results) -> None:
+    said = "Not matched within 5%: engram (eval loss 0.9000 against 1.0000). What these lost more than lora"
+    assert said in describe_finding(results)
+    matched = next(row for row in results.measurements if row.role == "matched")
+    matched.eval_loss_answer = matched.eval_loss_whole = 0.96
+    assert "Not matched" not in describe_finding(results)
+
+
 def test_an_interval_with_zero_shows_no_difference(results: Results) -> None:
     results.comparisons[0].mc2 = {"plain": difference(0.06, -0.02, 0.1)}
     finding = describe_finding(results)

@@ -37,11 +37,15 @@ def evaluate(
     from tinyengram.cli.progress import Live, prepare_process
     from tinyengram.report.scorecard import scorecard_table
     from tinyengram.study.evaluation import evaluate as run
-    from tinyengram.study.plan import data_spec
+    from tinyengram.study.plan import checked
+    from tinyengram.training.job import DataSpec
 
     prepare_process()
     folder = out or Path("runs") / f"evaluate-{Path(model).resolve().name}"
-    spec = data_spec(name=data or "bfcl", template=template, max_length=max_length, eval_limit=eval_limit)
+    spec = checked(
+        DataSpec,
+        {"name": data or "bfcl", "template": template, "max_length": max_length, "eval_limit": eval_limit},
+    )
     with interruptible("Interrupted. Run the same command to continue."), Live(Console(stderr=True)) as live:
         found = run(model, base=base, data=spec, questions=questions, out=folder, on_event=live.show)
     if as_json:

@@ -44,13 +44,21 @@ def train(
 
     from tinyengram.cli.progress import Live, prepare_process
     from tinyengram.report.scorecard import scorecard_table
-    from tinyengram.study.plan import data_spec
+    from tinyengram.study.plan import checked
     from tinyengram.study.tuning import train as run
-    from tinyengram.training.job import BaseSpec
+    from tinyengram.training.job import BaseSpec, DataSpec
 
     prepare_process()
-    spec = data_spec(
-        name=file, format=format, learn=learn, template=template, max_length=max_length, max_bad_rows=max_bad_rows
+    spec = checked(
+        DataSpec,
+        {
+            "name": file,
+            "format": format,
+            "learn": learn,
+            "template": template,
+            "max_length": max_length,
+            "max_bad_rows": max_bad_rows,
+        },
     )
     said = {"max_steps": max_steps, "epochs": epochs, "learning_rate": learning_rate}
     settings = {name: value for name, value in said.items() if value is not None}

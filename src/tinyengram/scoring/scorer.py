@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel
 
 from tinyengram.errors import TinyEngramError
-from tinyengram.files import sha256_of, write_atomically
+from tinyengram.files import read_model, sha256_of, write_atomically
+from tinyengram.hardware import device
 from tinyengram.progress import Clock, Event, ScoreEvent
 from tinyengram.scoring.probes import Probes, PromptName, Questions
+from tinyengram.sources import load_model
 from tinyengram.training.job import BaseSpec, load_fresh
 
 if TYPE_CHECKING:
@@ -133,7 +135,9 @@ class Scorer:
                 drift.Drift,
                 [longest, texts],
                 len(texts),
-                lambda model, tell: drift.measure_drift(model, tokenizer, texts, max_tokens=longest, on_done=tell),
+                lambda model, tell: drift.measure_drift(
+                    model, tokenizer, texts, max_tokens=longest, base=self._base_beside(checkpoint), on_done=tell
+                ),
             )
         if whole and self._probes.calls is not None:
             panel.calls = self._calls(kept)
@@ -191,7 +195,7 @@ class Scorer:
                 self._on_event(ScoreEvent(label, 0, total))
                 scores = score(self.model(checkpoint), tell)
             write_atomically(file, scores.model_dump_json(indent=1))
-        return schema.model_validate_json(file.read_text()), str(file.relative_to(self._out))
+        return read_model(schema, file, "Delete it: it is measured anew then."), str(file.relative_to(self._out))
 
     def model(self, checkpoint: Path | None) -> Any:
         """A checkpoint in evaluation mode; the one that was asked for last stays loaded.
@@ -210,7 +214,9 @@ class Scorer:
         if checkpoint is None:
             return load_fresh(self._base).model
         if not is_adapter(checkpoint):
-            return load_fresh(self._base.model_copy(update={"name": str(checkpoint)})).model
+            return load_model(
+                str(checkpoint), dtype=self._base.dtype, trust_remote_code=self._base.trust_remote_code
+            ).to(device())
         base = load_fresh(self._base)
         try:
             return PeftModel.from_pretrained(base.model, str(checkpoint))

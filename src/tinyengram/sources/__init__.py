@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tinyengram.sources.models import Base, load_base, load_config, load_tokenizer
+from tinyengram.sources.models import Base, load_base, load_config, load_model, load_tokenizer
 from tinyengram.sources.provenance import Provenance, SourceError, cache_dir
 from tinyengram.sources.rows import BadRow, Row, RowSource, resolve_rows
 
@@ -16,6 +16,7 @@ __all__ = [
     "cache_dir",
     "load_base",
     "load_config",
+    "load_model",
     "load_tokenizer",
     "resolve_rows",
 ]

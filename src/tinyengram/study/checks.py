@@ -23,6 +23,8 @@ _OPTIMIZER_COPIES = 2
 
 def check_folder(study: BaseModel, out: Path) -> None:
     """Refuse a folder that holds something else, or that cannot be written."""
+    if out.exists() and not out.is_dir():
+        raise StudyError(f"--out {out} names a file. Name a folder; nothing was changed.")
     plan = out / "plan.yaml"
     if plan.exists():
         held = yaml.safe_load(plan.read_text())
@@ -32,7 +34,7 @@ def check_folder(study: BaseModel, out: Path) -> None:
                 f"{out} holds the results of another study: {changed}. Choose another --out, or delete the folder; "
                 "nothing in it was changed."
             )
-    elif out.exists() and (not out.is_dir() or any(path.name not in _FIRST_FILES for path in out.iterdir())):
+    elif out.exists() and any(path.name not in _FIRST_FILES for path in out.iterdir()):
         raise StudyError(f"{out} is not empty and holds no study. Choose another --out; nothing in it was changed.")
     try:
         write_atomically(out / ".writable", "")

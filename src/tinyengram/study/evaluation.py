@@ -26,6 +26,7 @@ from tinyengram.training.trajectory import TrajectoryPoint
 
 _EVAL_BATCH = 8
 _HELD_OUT = 40
+_WHOLE_MODEL = "whole model"
 
 
 def probes_for(examples: Examples, questions: int = 80) -> Probes:
@@ -98,12 +99,12 @@ class Subject:
 
 
 def evaluate(
-    model: str,
+    model: str | Path,
     *,
     base: str | None = None,
-    data: DataSpec | None = None,
+    data: str | DataSpec | None = None,
     questions: int = 80,
-    out: Path | None = None,
+    out: str | Path | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> Evaluation:
     """Measure what a fine-tuned model learnt and what it broke, against its base.
@@ -130,15 +131,17 @@ def evaluate(
     from tinyengram.sources import load_tokenizer
     from tinyengram.training.examples import load_examples
 
-    subject = find_subject(model, base)
-    data = data or DataSpec(name="bfcl", max_length=1024, eval_limit=_HELD_OUT)
+    subject = find_subject(str(model), base)
+    _refuse_other_vocabulary(subject)
+    if data is None or isinstance(data, str):
+        data = DataSpec(name=data or "bfcl", max_length=1024, eval_limit=_HELD_OUT)
     plan = EvaluationPlan(
         model=str(subject.path),
         base=BaseSpec(name=subject.base, dtype=_dtype()),
         data=data,
         probes=probes_for(load_examples(data, load_tokenizer(subject.base)), questions),
     )
-    out = out or Path("runs") / f"evaluate-{subject.path.resolve().name}"
+    out = Path(out or Path("runs") / f"evaluate-{subject.path.resolve().name}")
     check_folder(plan, out)
     with only_process_in(out):
         return _evaluate(plan, subject, out, on_event)
@@ -226,7 +229,25 @@ def find_subject(model: str, base: str | None) -> Subject:
         )
     if base is None:
         raise TinyEngramError(f"{folder} is a whole model. Name the base that it was trained from by --base.")
-    return Subject(folder, embedded_name(base), "whole model")
+    return Subject(folder, embedded_name(base), _WHOLE_MODEL)
+
+
+def _refuse_other_vocabulary(subject: Subject) -> None:
+    """Refuse a whole model whose vocabulary is not its base's: what the two predict cannot be compared.
+
+    Raises:
+        TinyEngramError: Their sizes differ.
+    """
+    from tinyengram.sources import load_config
+
+    if subject.method != _WHOLE_MODEL:
+        return
+    ours, theirs = (load_config(name).get_text_config().vocab_size for name in (str(subject.path), subject.base))
+    if ours != theirs:
+        raise TinyEngramError(
+            f"{subject.path} predicts {ours} tokens and its base {subject.base!r} {theirs}: they do not compare "
+            "token by token. Name the base that it was trained from; a model whose vocabulary grew is not measured."
+        )
 
 
 def embedded_name(name: str) -> str:

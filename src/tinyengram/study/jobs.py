@@ -98,7 +98,6 @@ def train_study(
         The arms' runs, and the first seed's with learning rates that were not taken.
     """
     jobs = Jobs(study, material)
-    _rehearse_what_is_missing(study, jobs, material, out, clock, on_event)
     # Kept here and not only read from the folder: of several processes only the first may see it.
     taken: dict[tuple[str, int], Trajectory] = {}
 
@@ -125,15 +124,15 @@ def train_study(
     return [run(name, seed, chosen[name]) for seed in study.seeds for name in study.arms], trials
 
 
-def _rehearse_what_is_missing(
-    study: Study,
-    jobs: Jobs,
-    material: Material,
-    out: Path,
-    clock: Clock | None,
-    on_event: Callable[[Event], None],
+def rehearse_what_is_missing(
+    study: Study, material: Material, out: Path, clock: Clock | None, on_event: Callable[[Event], None]
 ) -> None:
-    """Try every arm that has something to train; of several processes each takes its part, the first looks at it."""
+    """Try every arm that has something to train; of several processes each takes its part, the first looks at it.
+
+    Raises:
+        StudyError: See :func:`tinyengram.study.rehearsal.rehearse`.
+    """
+    jobs = Jobs(study, material)
 
     def finished(arm: str, seed: int) -> bool:
         rates: Sequence[float | None] = study.arms[arm].rates or [None]

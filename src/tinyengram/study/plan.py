@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -12,6 +12,8 @@ from tinyengram.errors import TinyEngramError, nearest
 from tinyengram.scoring.probes import CallsProbe, ChoiceSetProbe, DriftProbe, Probes, TruthfulQAProbe
 from tinyengram.training.job import BaseSpec, DataSpec
 from tinyengram.training.settings import TrainingSettings
+
+T = TypeVar("T", bound=BaseModel)
 
 
 class StudyError(TinyEngramError):
@@ -47,7 +49,7 @@ class Study(_Section):
     drift: DriftProbe | None = None
     calls: CallsProbe | None = None
     training: dict[str, Any]
-    arms: dict[str, ArmSection] = Field(min_length=1)
+    arms: dict[str, ArmSection]
     reference: str
     levels: int = Field(default=1, ge=1)
     seeds: list[int] = Field(default=[0], min_length=1)
@@ -55,6 +57,8 @@ class Study(_Section):
     @field_validator("arms")
     @classmethod
     def _arm_names(cls, arms: dict[str, ArmSection]) -> dict[str, ArmSection]:
+        if not arms:
+            raise ValueError("no arm is given. Name at least one, such as lora: {method: lora}")
         for name in arms:
             if not name or name == "base" or any(character in name for character in "/\\") or name.startswith("."):
                 raise ValueError(f"arm name {name!r} cannot name a folder, or is taken by the base")
@@ -110,7 +114,7 @@ class Study(_Section):
         try:
             return TrainingSettings.model_validate({**shared, **own})
         except ValidationError as error:
-            raise ValueError("; ".join(explain(error, TrainingSettings, f"arms.{arm}.training"))) from error
+            raise ValueError("; ".join(_explain(error, TrainingSettings, f"arms.{arm}.training"))) from error
 
     @property
     def loss_on(self) -> Literal["whole", "answer"]:
@@ -144,9 +148,11 @@ def load_study(name_or_path: str) -> Study:
     if not path.is_file():
         raise StudyError(f"The study file {path} does not exist.")
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise StudyError(f"{path} is not UTF-8 ({error.reason}). Convert it.") from error
     except yaml.YAMLError as error:
-        raise StudyError(f"{path} is not valid YAML: {error}") from error
+        raise StudyError(f"{path} is not valid YAML: {yaml_problem(error)}") from error
     return parse_study(content, path)
 
 
@@ -164,25 +170,31 @@ def parse_study(content: Any, path: Path) -> Study:
 
     sections = content.keys() & {"data", "truthfulqa", "base", "accuracy", "drift"}
     content |= {section: located(content[section]) for section in sections}
-    try:
-        return Study.model_validate(content)
-    except ValidationError as error:
-        raise StudyError(f"{path}: " + "; ".join(explain(error, Study, ""))) from error
+    return checked(Study, content, f"{path}: ")
 
 
-def data_spec(**given: Any) -> DataSpec:
-    """What a command line says of data, checked.
+def yaml_problem(error: yaml.YAMLError) -> str:
+    """What is wrong with a YAML file, and where, in one line."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None or problem is None:
+        return " ".join(str(error).split())
+    hint = " Indent with blanks, not tabs." if "\\t" in problem else ""
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}.{hint}"
+
+
+def checked(schema: type[T], given: Any, where: str = "") -> T:
+    """What a file or a command line says, checked key by key.
 
     Raises:
-        StudyError: A value cannot be used; names it and what can be.
+        StudyError: A key or value cannot be used; one line that begins with ``where`` and names each, and its nearest.
     """
     try:
-        return DataSpec(**given)
+        return schema.model_validate(given)
     except ValidationError as error:
-        raise StudyError("; ".join(explain(error, DataSpec, ""))) from error
+        raise StudyError(where + "; ".join(_explain(error, schema, ""))) from error
 
 
-def explain(error: ValidationError, model: type[BaseModel], prefix: str) -> list[str]:
+def _explain(error: ValidationError, model: type[BaseModel], prefix: str) -> list[str]:
     """Each problem in plain words with the path of its key; a misspelt key is told its nearest."""
     lines = []
     for problem in error.errors():

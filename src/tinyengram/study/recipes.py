@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from tinyengram.errors import nearest
 from tinyengram.host import peft_methods
-from tinyengram.study.plan import ArmSection, StudyError, explain
+from tinyengram.study.plan import ArmSection, StudyError, checked, yaml_problem
 
 _SUFFIXES = (".yaml", ".yml")
 
@@ -73,14 +72,13 @@ def _from_file(file: Path) -> ArmSection:
         raise StudyError(f"--method {file}: there is no such file.")
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StudyError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+    except UnicodeDecodeError as error:
+        raise StudyError(f"{file} is not UTF-8 ({error.reason}). Convert it.") from error
+    except yaml.YAMLError as error:
+        raise StudyError(f"{file} is not valid YAML: {yaml_problem(error)}") from error
     if not isinstance(content, dict):
         raise StudyError(f"{file} must hold the keys method, options and training.")
-    try:
-        arm = ArmSection.model_validate(content)
-    except ValidationError as error:
-        raise StudyError(f"{file}: " + "; ".join(explain(error, ArmSection, ""))) from error
+    arm = checked(ArmSection, content, f"{file}: ")
     if arm.rates:
         raise StudyError(f"{file}: rates are for studies (compare); give training.learning_rate here.")
     return arm

@@ -7,22 +7,28 @@ file is written whole or not at all, so the same command continues after any int
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import yaml
 
 from tinyengram.files import only_process_in, write_atomically
+from tinyengram.hardware import processes
 from tinyengram.progress import Clock, Event, PhaseEvent
 from tinyengram.scoring.scorer import Scorer
 from tinyengram.study.checks import check_arms, check_folder
 from tinyengram.study.comparing import compare
 from tinyengram.study.finding import describe_finding
-from tinyengram.study.jobs import check_inputs, train_study
+from tinyengram.study.jobs import check_inputs, rehearse_what_is_missing, train_study
 from tinyengram.study.material import data_in_words, prepare
 from tinyengram.study.plan import Study
 from tinyengram.study.provenance import provenance_of
 from tinyengram.study.results import Results
+
+_WORTH_SAYING = 30
+"""Seconds of asking from which on it is said beforehand how long it will take."""
 
 
 def run_study(study: Study, out: Path, on_event: Callable[[Event], None] = lambda event: None) -> Results:
@@ -63,8 +69,11 @@ def _run(study: Study, out: Path, on_event: Callable[[Event], None]) -> Results:
     )
     provenance = provenance_of(material.base)
     write_atomically(out / "provenance.json", provenance.model_dump_json(indent=2))
-    trajectories, trials = train_study(study, material, out, clock, on_event)
+    rehearse_what_is_missing(study, material, out, clock, on_event)
     scorer = Scorer(study.base, study.probes, material.questions, out, clock, on_event)
+    if processes() == 1:  # Of several, the others would wait for it and give up.
+        _tell_how_long(study, scorer, on_event)
+    trajectories, trials = train_study(study, material, out, clock, on_event)
     measurements, comparisons = compare(study, trajectories, scorer, out)
     results = Results(
         study=study,
@@ -83,6 +92,23 @@ def _run(study: Study, out: Path, on_event: Callable[[Event], None]) -> Results:
     return results
 
 
+def _tell_how_long(study: Study, scorer: Scorer, on_event: Callable[[Event], None]) -> None:
+    """Ask the base before anything is trained, and say from how long it took what asking all checkpoints will take."""
+    begun = time.monotonic()
+    scorer.panel("base", None)
+    seconds = time.monotonic() - begun
+    checkpoints = len(study.seeds) * (2 * study.levels * (len(study.arms) - 1) + 1)
+    if seconds * checkpoints > _WORTH_SAYING:
+        on_event(
+            PhaseEvent(
+                f"The base was asked in {seconds:.0f} s. After training, up to {checkpoints} checkpoints are asked the "
+                f"same: about {math.ceil(seconds * checkpoints / 60)} minutes. A smaller truthfulqa.limit takes less."
+            )
+        )
+
+
 def help_training(study: Study, out: Path) -> None:
     """Take part in training every arm, as each process after the first of a distributed run does; writes nothing."""
-    train_study(study, prepare(study.base, study.data, study.probes), out, None, lambda event: None)
+    material = prepare(study.base, study.data, study.probes)
+    rehearse_what_is_missing(study, material, out, None, lambda event: None)
+    train_study(study, material, out, None, lambda event: None)

@@ -13,7 +13,7 @@ from tinyengram.files import copy_atomically, write_atomically
 from tinyengram.progress import Event, PhaseEvent
 from tinyengram.study.evaluation import probes_for
 from tinyengram.study.matching import eval_loss, trained
-from tinyengram.study.plan import Study
+from tinyengram.study.plan import Study, checked
 from tinyengram.study.recipes import recipe
 from tinyengram.study.results import Measurement, Results
 from tinyengram.study.run import run_study
@@ -57,10 +57,10 @@ class Tuned:
 
 
 def train(
-    data: DataSpec,
+    data: str | DataSpec,
     *,
-    base: BaseSpec,
-    out: Path,
+    base: str | BaseSpec,
+    out: str | Path,
     method: str = "engram",
     settings: dict[str, Any] | None = None,
     questions: int = 80,
@@ -70,8 +70,8 @@ def train(
     """Fine-tune a base on chats and measure what it learnt and what it forgot.
 
     Args:
-        data: The chats.
-        base: The model.
+        data: The chats: a file, folder, Hub id or ``bfcl``, or with all that can be said of how they are read.
+        base: The model: an embedded name, folder or Hub id, or with all that can be said of how it is loaded.
         out: Receives adapter, card and ``run/``; the same call continues there.
         method: See :func:`tinyengram.study.recipes.recipe`.
         settings: Over those of the recipe, by the names of :class:`tinyengram.training.TrainingSettings`. Without
@@ -85,15 +85,16 @@ def train(
 
     Example:
         >>> import tinyengram
-        >>> from tinyengram.training.job import BaseSpec, DataSpec
-        >>> tuned = tinyengram.train(  # doctest: +SKIP
-        ...     DataSpec(name="chats.jsonl"), base=BaseSpec(name="smollm2-135m-instruct"), out=Path("adapter")
-        ... )
+        >>> tuned = tinyengram.train("chats.jsonl", base="Qwen/Qwen3-0.6B", out="adapter")  # doctest: +SKIP
+        >>> tuned.finding  # doctest: +SKIP
     """
     from tinyengram.report.scorecard import in_words
     from tinyengram.sources import load_config, load_tokenizer
     from tinyengram.training.examples import load_examples
 
+    data = DataSpec(name=data) if isinstance(data, str) else data
+    base = BaseSpec(name=base) if isinstance(base, str) else base
+    out = Path(out)
     _check_out(out)
     revision, trust = base.revision, base.trust_remote_code
     tokenizer = load_tokenizer(base.name, revision=revision, trust_remote_code=trust)
@@ -103,17 +104,18 @@ def train(
     given = {"loss_on": "answer", **arm.training, **(settings or {})}
     steps = _steps(given, len(examples.train))
     name = Path(method).stem
-    study = Study(
-        name="train",
-        description=f"{name} on {data.name}",
-        base=base,
-        data=data,
+    content = {
+        "name": "train",
+        "description": f"{name} on {data.name}",
+        "base": base.model_dump(),
+        "data": data.model_dump(),
         **probes_for(examples, questions).model_dump(),
-        training={"eval_every": max(1, math.ceil(steps / _STOPS)), **given, **_length(given, steps)},
-        arms={name: arm.model_copy(update={"training": {}})},
-        reference=name,
-        seeds=[seed],
-    )
+        "training": {"eval_every": max(1, math.ceil(steps / _STOPS)), **given, **_length(given, steps)},
+        "arms": {name: {"method": arm.method, "options": arm.options}},
+        "reference": name,
+        "seeds": [seed],
+    }
+    study = checked(Study, content)
     on_event(PhaseEvent(f"{steps} steps of {study.settings(name).batch_size} texts."))
     results = run_study(study, out / _RUN, on_event)
     (trajectory,) = results.trajectories

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from tinyengram.files import write_atomically
+from tinyengram.files import read_model, write_atomically
 
 _FILE = "trajectory.json"
 
@@ -52,7 +52,8 @@ class Trajectory(_Record):
 def read_trajectory(folder: Path) -> Trajectory | None:
     """The trajectory written in ``folder`` so far, or None."""
     file = folder / _FILE
-    return Trajectory.model_validate_json(file.read_text()) if file.exists() else None
+    remedy = f"Delete {folder}, which is trained anew then."
+    return read_model(Trajectory, file, remedy) if file.exists() else None
 
 
 def write_trajectory(folder: Path, trajectory: Trajectory) -> None:
