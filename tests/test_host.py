@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate.utils import DistributedType
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTuner
 from torch import distributed
 from transformers import (
@@ -26,7 +26,7 @@ from transformers import (
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
 from transformers.utils import ModelOutput
 
-from tests.memory.tiny import ARCHITECTURES, logits_of, on, some_ids, stir, tiny_config, tiny_model
+from tests.memory.tiny import ARCHITECTURES, logits_of, on, some_ids, stir, tiny_config, tiny_model, train_briefly
 from tinyengram import EngramConfig, host
 from tinyengram.memory import EngramModel
 from tinyengram.scoring.choices import ChoiceRequest, choice_log_likelihoods
@@ -246,3 +246,47 @@ def test_sparse_gradients_are_exchanged_by_gloo_alone(monkeypatch) -> None:
     for backend in ("gloo", "nccl"):
         monkeypatch.setattr(distributed, "get_backend", lambda backend=backend: backend)
         assert host.exchanges_sparse_gradients() == (backend == "gloo")
+
+
+class TestTheBaseBeneath:
+    @pytest.mark.parametrize(
+        ("changes", "below"),
+        [
+            ({}, True),
+            ({"init_lora_weights": "gaussian"}, True),
+            ({"init_lora_weights": "orthogonal"}, True),
+            ({"init_lora_weights": False}, True),
+            ({"init_lora_weights": "pissa"}, False),
+            ({"init_lora_weights": "pissa_niter_4"}, False),
+            ({"init_lora_weights": "olora"}, False),
+            ({"bias": "all"}, False),
+        ],
+        ids=str,
+    )
+    def test_is_told_by_what_a_config_does_to_the_weights(self, changes: dict, below: bool) -> None:
+        base, ids = tiny_model("gpt_neox"), some_ids()
+        before = logits_of(base, ids)
+        model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", **changes)).eval()
+        train_briefly(model, ids, steps=2)
+        with host.adapters_off(model):
+            same = torch.equal(logits_of(model, ids), before)
+        assert host.base_is_below(model) == same == below
+
+    def test_is_not_there_without_an_adapter(self) -> None:
+        assert not host.base_is_below(tiny_model())
+
+    def test_what_was_frozen_stays_so_when_adapters_are_back(self) -> None:
+        model = get_peft_model(tiny_model(), LoraConfig(r=4, target_modules="all-linear"))
+        for name, parameter in model.named_parameters():
+            if "lora_A" in name:
+                parameter.requires_grad_(False)
+        before = [parameter.requires_grad for parameter in model.parameters()]
+        with host.adapters_off(model):
+            pass
+        assert [parameter.requires_grad for parameter in model.parameters()] == before
+
+    def test_virtual_tokens_are_known(self) -> None:
+        prompts = PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")
+        assert host.has_virtual_tokens(get_peft_model(tiny_model(), prompts))
+        assert not host.has_virtual_tokens(get_peft_model(tiny_model(), LoraConfig(target_modules="all-linear")))
+        assert not host.has_virtual_tokens(tiny_model())

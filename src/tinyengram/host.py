@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -38,6 +39,9 @@ TUNER_HOOKS = (
 # PEFT 0.10: what a PEFT model calls around a forward pass on a tuner that has it; no tuner has to.
 FORWARD_HOOK = "_enable_peft_forward_hooks"
 
+# PEFT 0.21: what LoRA begins with when it takes that out of the base's weights, by the start of `init_lora_weights`.
+# With the adapter switched off such a model says what neither it nor its base ever said.
+STARTS_TAKEN_FROM_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")
 
 # transformers 5.24: models that take a cache but keep state elsewhere, by type, so that it cannot be known what the
 # cache's tokens were read with. Cached logits of such a model differ from its own uncached ones, or fail.
@@ -219,6 +223,41 @@ def find_blocks(model: Any) -> tuple[str, str]:
 
 
 # --- PEFT ----------------------------------------------------------------------------------------------------------
+
+
+def base_is_below(model: Any) -> bool:
+    """Whether a model is its base again while its adapters are switched off.
+
+    A model that is no PEFT model is not, nor is one whose adapter changed the base's own weights: by its start (PiSSA
+    and its like, see :data:`STARTS_TAKEN_FROM_BASE`) or by training the base's biases (``bias="all"``).
+    """
+    if not hasattr(model, "disable_adapter"):
+        return False
+    for config in model.peft_config.values():
+        start, bias = getattr(config, "init_lora_weights", True), getattr(config, "bias", "none")
+        if str(start).lower().startswith(STARTS_TAKEN_FROM_BASE) or bias not in ("none", False, None):
+            return False
+    return True
+
+
+def has_virtual_tokens(model: Any) -> bool:
+    """Whether a model is a PEFT model that puts tokens of its own before every text (prompt and prefix tuning)."""
+    return hasattr(model, "disable_adapter") and bool(model.active_peft_config.is_prompt_learning)
+
+
+@contextmanager
+def adapters_off(model: Any) -> Iterator[None]:
+    """The base beneath a PEFT model; afterwards what was trainable before is, and nothing else.
+
+    PEFT itself makes every parameter of the active adapters trainable when it switches them on again.
+    """
+    trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        with model.disable_adapter():
+            yield
+    finally:
+        for parameter, flag in trainable:
+            parameter.requires_grad_(flag)
 
 
 def register_method(name: Any, config: type, tuner: type) -> None:
