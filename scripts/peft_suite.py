@@ -144,7 +144,8 @@ def reasons(method: str, kind: str, tests: dict[str, str]) -> list[str]:
     """Lines on the tests that pass with LoRA and are skipped, refused or failed with a method, by reason."""
     by_reason = defaultdict(list)
     for test, reason in tests.items():
-        by_reason[NOT_OF_BLOCKS.get(name_of(test), shortened(reason))].append(test)
+        known = NOT_OF_BLOCKS.get(name_of(test)) if kind == "failed" else None
+        by_reason[known or shortened(reason)].append(test)
     lines = [f"Pass with lora, {kind} with {method}: {len(tests)}"]
     for reason, found in sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0])):
         lines.append(f"- {len(found)}× {reason}\n  {', '.join(sorted({name_of(test) for test in found}))}")
@@ -157,9 +158,9 @@ def name_of(test: str) -> str:
 
 
 def shortened(reason: str) -> str:
-    """The first line of an error, without what differs from test to test."""
+    """The first line of an error, without names that differ from model to model."""
     line = next(iter(reason.strip().splitlines()), "")
-    line = re.sub(r"0x[0-9a-f]+|/\S+/\S+", "…", line)
+    line = re.sub(r"(?<=HostError: )\w+", "…", line)
     return line if len(line) <= 160 else line[:159] + "…"
 
 

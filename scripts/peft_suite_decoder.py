@@ -19,8 +19,9 @@ class Decoder(nn.Module):
             num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=2,
+            initializer_range=0.1,  # So that three steps of a test move the parameters of either adapter.
         )
-        self.config._name_or_path = "Decoder"
+        self.name_or_path = self.config._name_or_path = "Decoder"
         self.decoder = LlamaModel(self.config)
         self.classifier = nn.Linear(16, 2)
 

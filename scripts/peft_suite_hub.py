@@ -14,7 +14,7 @@ from typing import Any
 VOCABULARY = 1000
 _REVISION = "0" * 40
 _HEADS = {"vocab_size": VOCABULARY, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-_LLAMA = {**_HEADS, "hidden_size": 16, "num_key_value_heads": 2}
+_LLAMA = {**_HEADS, "hidden_size": 16, "num_key_value_heads": 4}
 _BERT = {**_HEADS, "hidden_size": 32, "max_position_embeddings": 128, "pad_token_id": 0}
 _GPT2 = {
     "vocab_size": VOCABULARY,
@@ -97,6 +97,7 @@ def lay_out(cache: Path) -> None:
     import transformers
     from peft import LoraConfig
 
+    transformers.utils.logging.disable_progress_bar()
     shutil.rmtree(cache, ignore_errors=True)
     for name, (auto_class, model_type, sizes) in MODELS.items():
         torch.manual_seed(0)
