@@ -201,13 +201,19 @@ def find_blocks(model: Any) -> tuple[str, str]:
     configuration counts hidden layers, in a module that takes ``input_ids``.
 
     Raises:
-        HostError: There is no such list.
+        HostError: There is no such list, or nothing that counts the blocks.
     """
     from torch import nn
 
-    if getattr(model.config, "is_encoder_decoder", False):
+    config = getattr(model, "config", None)
+    if getattr(config, "is_encoder_decoder", False):
         raise HostError(f"{type(model).__name__} has an encoder; Engram needs a decoder-only language model.")
-    depth = getattr(text_config(model), "num_hidden_layers", None)
+    depth = None if config is None else getattr(text_config(model), "num_hidden_layers", None)
+    if depth is None:
+        raise HostError(
+            f"{type(model).__name__} has no config that counts its blocks (num_hidden_layers); Engram needs a "
+            "decoder-only language model, such as those of transformers."
+        )
     lists = []
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth:

@@ -27,6 +27,8 @@ class EngramPeftType(StrEnum):
 ENGRAM = EngramPeftType.ENGRAM
 # What one says of a load, not of a memory.
 _NOT_SAVED = ("check_base", "check_tensors")
+# Options of other methods that say where an adapter sits.
+_BLOCKS_ELSEWHERE = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 
 
 @dataclass
@@ -121,8 +123,13 @@ class EngramConfig(PeftConfig):
                     "'trainable_token_indices' is no option of Engram, which leaves the embedding as it is. Train "
                     "whole modules with modules_to_save, or put the memory on top of a LoRA that trains those tokens."
                 )
-            hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(sorted(known))}."
-            raise TypeError(f"{name!r} is no option of Engram. {hint}")
+            if name in _BLOCKS_ELSEWHERE:
+                hint = "Engram reads before whole blocks, counted from 0: name them with layer_ids."
+            else:
+                hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(sorted(known))}."
+            # By Python's own words PEFT knows a file that is no adapter's config, and says what that file lacks.
+            unknown = "" if from_a_file else f" ({cls.__name__} got an unexpected keyword argument)"
+            raise TypeError(f"{name!r} is no option of Engram{unknown}. {hint}")
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
@@ -130,7 +137,8 @@ class EngramConfig(PeftConfig):
         self.peft_type = ENGRAM
         # PEFT's injection reads this attribute; EngramModel fills it with the blocks at `layer_ids`.
         self.target_modules: set[str] | None = None
-        # What `save_pretrained` writes as `fingerprint`: kept apart, so that one config can serve several bases.
+        # What `save_pretrained` writes as `fingerprint`, of the adapter that is being saved: kept apart, so that one
+        # config can serve several bases.
         self.current_fingerprint: dict[str, Any] | None = None
         self._check()
 
@@ -266,7 +274,6 @@ class EngramConfig(PeftConfig):
             options = super().to_dict()
         finally:
             self.ngrams = ngrams
-        options["fingerprint"] = self.current_fingerprint or self.fingerprint
         return {name: value for name, value in options.items() if name not in _NOT_SAVED}
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
@@ -277,4 +284,8 @@ class EngramConfig(PeftConfig):
                 "(model.save_pretrained), or give ngrams= again.",
                 stacklevel=2,
             )
-        super().save_pretrained(save_directory, **kwargs)
+        given, self.fingerprint = self.fingerprint, self.current_fingerprint or self.fingerprint
+        try:
+            super().save_pretrained(save_directory, **kwargs)
+        finally:
+            self.fingerprint = given

@@ -29,6 +29,7 @@ class EngramIndex(nn.Module):
     multipliers: torch.Tensor
     ngrams: torch.Tensor
     ngram_keys: torch.Tensor
+    fingerprint: dict[str, Any]  # Written once the base is known.
 
     def __init__(self, config: EngramConfig, vocab_size: int, pad_token_id: int) -> None:
         super().__init__()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,9 +47,6 @@ class EngramModel(BaseTuner):
     # --- injection -----------------------------------------------------------------------------------------------
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        # A copy of its own for each adapter: what is noted in it (fingerprint, blocks) is of this base and this
-        # adapter, while one object may be given for several.
-        self.peft_config[adapter_name] = copy.copy(self.peft_config[adapter_name])
         self._injected = adapter_name  # PEFT does not pass it to `_prepare_model`.
         host.adapt_optimizers(for_trainer)
         super().inject_adapter(model, adapter_name, *args, **kwargs)
@@ -77,7 +73,9 @@ class EngramModel(BaseTuner):
             raise ValueError(f"pad_token_id={pad_token_id} is outside the base's vocabulary of {base['vocab_size']}.")
         with torch.device("cpu"):  # Also when the base is made without weights, to see whether the sizes fit.
             index = make_index(peft_config, base["vocab_size"], pad_token_id)
-        peft_config.current_fingerprint = {"base": base, "options": peft_config.own_options(), **index.describe()}
+        # One config may serve several bases, and PEFT goes on with the object it was given: each adapter keeps its own.
+        index.fingerprint = {"base": base, "options": peft_config.own_options(), **index.describe()}
+        peft_config.current_fingerprint = index.fingerprint
         peft_config.target_modules = {f"{blocks_name}.{layer}" for layer in peft_config.layer_ids}
         if "engram_index" not in self._modules:  # `hasattr` would ask the wrapped model too.
             decoder = model.get_submodule(decoder_name)
@@ -267,6 +265,7 @@ class EngramModel(BaseTuner):
     def _get_adapter_state_dict(
         cls, model: nn.Module, config: EngramConfig, adapter_name: str, state_dict: dict, unwanted_adapter_names: list
     ) -> dict[str, torch.Tensor]:
+        config.current_fingerprint = _fingerprint(model, adapter_name)
         chosen = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
         return to_file(chosen, state_dict, config, adapter_name)
 
@@ -274,7 +273,14 @@ class EngramModel(BaseTuner):
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: EngramConfig, adapter_name: str, state_dict: dict[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
+        config.current_fingerprint = _fingerprint(model, adapter_name)
         return from_file(state_dict, model.state_dict(), config, adapter_name)
+
+
+def _fingerprint(model: nn.Module, adapter_name: str) -> dict[str, Any]:
+    """What an adapter says of its base, kept with its index."""
+    tuner = next(module for module in model.modules() if isinstance(module, EngramModel))
+    return tuner._index(adapter_name).fingerprint
 
 
 def _reach(config: Any) -> int:
