@@ -13,7 +13,15 @@ from tinyengram.errors import TinyEngramError
 from tinyengram.files import sha256_of
 from tinyengram.sources import Base
 from tinyengram.study.matching import late_train_loss
-from tinyengram.training import StepEvent, check_config, eval_losses, peft_config, read_trajectory, train_arm
+from tinyengram.training import (
+    StepEvent,
+    check_config,
+    eval_losses,
+    peft_config,
+    read_trajectory,
+    train_arm,
+    unbroken,
+)
 
 
 @pytest.fixture
@@ -65,7 +73,7 @@ def test_an_arm_learns_and_names_whole_checkpoints(base: Base, tmp_path: Path, m
     assert trajectory.points[0].checkpoint is None
     for point in trajectory.points[1:]:
         held = {path.name for path in (tmp_path / str(point.checkpoint)).iterdir()}
-        assert held == {"adapter_config.json", "adapter_model.safetensors"}
+        assert held == {"adapter_base.json", "adapter_config.json", "adapter_model.safetensors"}
     assert trajectory.points[-1].tokens > trajectory.points[1].tokens > 0
     assert news[-1].step == 13
 
@@ -100,9 +108,15 @@ def test_an_interrupted_arm_ends_with_the_same_bits(tmp_path: Path, method: str,
 
 
 def test_a_run_that_breaks_down_is_seen_and_never_chosen(base: Base, tmp_path: Path) -> None:
-    broken = run(base, tmp_path, "lora", {**LORA, "init_lora_weights": False}, learning_rate=1e20)
-    assert read_trajectory(tmp_path) is not None
+    news: list[StepEvent] = []
+    broken = run(base, tmp_path, "lora", {**LORA, "init_lora_weights": False}, news.append, learning_rate=1e20)
+    assert read_trajectory(tmp_path) == broken
+    assert broken.finished
+    assert broken.broke_down_at == news[-1].step < 13  # Not to the end: nothing of it can be used.
     assert late_train_loss(broken) == float("inf")
+    assert late_train_loss(broken.model_copy(update={"broke_down_at": None})) == float("inf")
+    with pytest.raises(TinyEngramError, match=rf"not finite at step {news[-1].step} with learning rate 1e\+20.*lower"):
+        unbroken(broken)
 
 
 def test_a_method_that_looks_at_the_weights_is_checked_too(base: Base) -> None:

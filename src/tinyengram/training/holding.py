@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
-from tinyengram.host import takes_argument
 from tinyengram.tasks.conversations import Conversation, request, system_text, user_request
 from tinyengram.tasks.rendering import EncodedExample, Renderer
 from tinyengram.training.batches import IGNORED, collate, left_padded, predicting_positions
+from tinyengram.virtual_tokens import takes_positions, without_virtual
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,10 +133,10 @@ def divergence_from_base(model: Any, examples: Sequence[EncodedExample], *, pad_
 
 def _log_probabilities(model: Any, inputs: dict[str, torch.Tensor], positions: torch.Tensor) -> torch.Tensor:
     """float32 ``(batch, n, vocab)`` at ``positions``."""
-    options = {"logits_to_keep": positions} if takes_argument(getattr(model, "module", model), "logits_to_keep") else {}
+    options = {"logits_to_keep": positions} if takes_positions(getattr(model, "module", model)) else {}
     logits = model(**inputs, use_cache=False, **options).logits
     if logits.shape[1] != len(positions):
-        logits = logits[:, positions]
+        logits = without_virtual(logits, inputs["input_ids"].shape[1])[:, positions]
     return logits.float().log_softmax(-1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,15 @@ import torch
 from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from tinyengram.host import takes_argument
 from tinyengram.memory.optim import row_sparse_adamw
+from tinyengram.training.adapters import note_base
 from tinyengram.training.batches import IGNORED, collate, predicting_positions, token_losses
 from tinyengram.training.holding import divergence_from_base
 from tinyengram.training.losses import eval_losses
 from tinyengram.training.settings import TrainingSettings
 from tinyengram.training.trajectory import StepEvent, Trajectory, TrajectoryPoint, keep_adapter_only, write_trajectory
+from tinyengram.training.upkeep import Allocation, own_penalty
+from tinyengram.virtual_tokens import takes_positions
 
 if TYPE_CHECKING:
     from tinyengram.tasks.rendering import EncodedExample
@@ -88,9 +91,9 @@ class ArmTrainer(Trainer):
             model=model,
             train_dataset=list(lessons.train),
             eval_dataset=list(lessons.held_out),
-            data_collator=Batcher(settings.loss_on, pad_token_id, takes_argument(model, "logits_to_keep")),
+            data_collator=Batcher(settings.loss_on, pad_token_id, takes_positions(model)),
             compute_loss_func=mean_token_loss,
-            callbacks=[keeper],
+            callbacks=[Allocation(model, Path(str(options["args"].output_dir))), keeper],
             **options,
         )
         self.remove_callback(PrinterCallback)
@@ -109,8 +112,11 @@ class ArmTrainer(Trainer):
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         loss: Any = super().compute_loss(model, inputs, *args, **kwargs)
+        if not model.training:
+            return loss
+        loss = loss + own_penalty(self.model) / self._settings.gradient_accumulation
         held, per_step = self._lessons.held, self._settings.hold_batch_size
-        if held and model.training:
+        if held:
             first = (self.state.global_step * self.args.world_size + self.args.process_index) * per_step
             part = [held[(first + index) % len(held)] for index in range(per_step)]
             divergence = divergence_from_base(model, part, pad_token_id=self._pad_token_id)
@@ -131,8 +137,8 @@ class ArmTrainer(Trainer):
         return metrics
 
 
-def training_arguments(settings: TrainingSettings, seed: int, folder: Path, *, continues: bool) -> TrainingArguments:
-    """The arguments of an arm's trainer; a run that ``continues`` measured its start before."""
+def training_arguments(settings: TrainingSettings, seed: int, folder: Path) -> TrainingArguments:
+    """The arguments of an arm's trainer; the start is measured before, on the base itself."""
     arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=settings.batch_size,
@@ -149,7 +155,6 @@ def training_arguments(settings: TrainingSettings, seed: int, folder: Path, *, c
         bf16=settings.bf16,
         eval_strategy="steps",
         eval_steps=settings.eval_every,
-        eval_on_start=not continues,
         save_strategy="steps",
         save_steps=settings.eval_every,
         logging_strategy="steps",
@@ -169,16 +174,23 @@ def training_arguments(settings: TrainingSettings, seed: int, folder: Path, *, c
 
 
 class TrajectoryKeeper(TrainerCallback):
-    """Writes the trajectory once a checkpoint is whole, and tells how the arm is doing.
+    """Writes the trajectory once a checkpoint is whole, tells how the arm is doing, and stops a run that breaks down.
 
     Args:
         folder: Of the run.
         trajectory: What was measured so far; grows.
         on_step: Told after every step and at every stop; None: nobody is.
+        base: Written beside every adapter; see :func:`tinyengram.training.adapters.describe_base`.
     """
 
-    def __init__(self, folder: Path, trajectory: Trajectory, on_step: Callable[[StepEvent], None] | None) -> None:
-        self._folder, self._trajectory, self._on_step = folder, trajectory, on_step
+    def __init__(
+        self,
+        folder: Path,
+        trajectory: Trajectory,
+        on_step: Callable[[StepEvent], None] | None,
+        base: dict[str, Any],
+    ) -> None:
+        self._folder, self._trajectory, self._on_step, self._base = folder, trajectory, on_step, base
         self._pending: TrajectoryPoint | None = None
         self._before = trajectory.points[-1].seconds if trajectory.points else 0.0
         self._begun = time.monotonic()
@@ -197,9 +209,14 @@ class TrajectoryKeeper(TrainerCallback):
         if logs and "loss" in logs:
             self._losses.append(logs["loss"])
             self._tell(state, None)
+            if not math.isfinite(logs["loss"]):
+                self._break_down(state, control)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict | None = None, **_: Any) -> None:
         assert metrics is not None
+        if not math.isfinite(metrics["eval_loss_whole"]):
+            self._break_down(state, control)
+            return
         self._pending = TrajectoryPoint(
             step=state.global_step,
             tokens=int(state.num_input_tokens_seen),
@@ -207,15 +224,21 @@ class TrajectoryKeeper(TrainerCallback):
             train_loss=fmean(self._losses) if self._losses else None,
             eval_loss_whole=metrics["eval_loss_whole"],
             eval_loss_answer=metrics["eval_loss_answer"],
-            checkpoint=f"checkpoint-{state.global_step}" if state.global_step else None,
+            checkpoint=f"checkpoint-{state.global_step}",
         )
-        if not state.global_step:
-            self._commit(args)
         self._tell(state, metrics["eval_loss"])
         self._losses.clear()
 
+    def _break_down(self, state: Any, control: Any) -> None:
+        """Stop here: what comes after a loss that is not finite is not finite either."""
+        self._trajectory.broke_down_at = state.global_step
+        control.should_training_stop = True
+        control.should_evaluate = control.should_save = False
+
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         previous = self._trajectory.points[-1].checkpoint if self._trajectory.points else None
+        if not args.process_index:
+            note_base(self._folder / f"checkpoint-{state.global_step}", self._base)
         self._commit(args)
         if previous and not args.process_index:
             keep_adapter_only(self._folder / previous)

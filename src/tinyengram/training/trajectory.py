@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from tinyengram.errors import TinyEngramError
 from tinyengram.files import write_atomically
 
 _FILE = "trajectory.json"
@@ -34,7 +35,10 @@ class TrajectoryPoint(_Record):
 
 
 class Trajectory(_Record):
-    """The stops of one arm with one seed, in order of steps; step 0 is the base itself."""
+    """The stops of one arm with one seed, in order of steps; step 0 is the base itself.
+
+    ``broke_down_at`` is the step whose loss was not finite, at which the run was stopped; None: it did not break down.
+    """
 
     arm: str
     seed: int
@@ -44,6 +48,26 @@ class Trajectory(_Record):
     loss_on: Literal["whole", "answer"]
     points: list[TrajectoryPoint]
     finished: bool
+    broke_down_at: int | None = None
+
+
+def unbroken(trajectory: Trajectory) -> Trajectory:
+    """The trajectory, which did not break down.
+
+    Raises:
+        TinyEngramError: It did; names the step and the rate.
+    """
+    if trajectory.broke_down_at is not None:
+        raise TinyEngramError(f"{breakdown(trajectory)} Give a lower learning_rate, or several to choose from (rates).")
+    return trajectory
+
+
+def breakdown(trajectory: Trajectory) -> str:
+    """A sentence on where a run broke down."""
+    return (
+        f"Arm {trajectory.arm!r} ({trajectory.method}), seed {trajectory.seed}, broke down: its loss was not finite at "
+        f"step {trajectory.broke_down_at} with learning rate {trajectory.learning_rate:g}, and it was stopped there."
+    )
 
 
 @dataclass(frozen=True)
