@@ -23,6 +23,9 @@ from tinyengram.training import (
     unbroken,
 )
 
+ADALORA = {"init_r": 6, "target_r": 2, "tinit": 2, "tfinal": 3, "deltaT": 2}
+EVA = {"init_lora_weights": "eva", "r": 4, "target_modules": ["q_proj"]}
+
 
 @pytest.fixture
 def base() -> Base:
@@ -34,7 +37,7 @@ def run(base: Base, folder: Path, method: str, options: dict, on_step=None, **ch
     return train_arm(
         arm=method,
         base=base,
-        config=peft_config(method, options, base=base, train=train),
+        config=peft_config(method, options, base=base, train=train, settings=settings(**changes)),
         train=train,
         eval=examples(10, seed=1),
         settings=settings(**changes),
@@ -85,8 +88,13 @@ def measured(trajectory: Any) -> list[tuple]:
     ]
 
 
-@pytest.mark.parametrize(("method", "options"), [("lora", LORA), ("engram", ENGRAM)])
-@pytest.mark.parametrize("cut_at", [3, 8])
+INTERRUPTED = [(method, options, at) for method, options in (("lora", LORA), ("engram", ENGRAM)) for at in (3, 8)]
+
+
+# After the first stop: what these keep besides an adapter is then no longer what they began with.
+@pytest.mark.parametrize(
+    ("method", "options", "cut_at"), [*INTERRUPTED, ("adalora", ADALORA, 8), ("p_tuning", {}, 8), ("lora", EVA, 8)]
+)
 def test_an_interrupted_arm_ends_with_the_same_bits(tmp_path: Path, method: str, options: dict, cut_at: int) -> None:
     def fresh() -> Base:
         return tiny_base()

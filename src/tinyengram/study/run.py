@@ -151,7 +151,7 @@ def _train(
     Returns:
         The arms' runs, and the first seed's with learning rates that were not taken.
     """
-    from tinyengram.training import peft_config, read_trajectory, train_arm
+    from tinyengram.training import breakdown, peft_config, read_trajectory, train_arm, unbroken
 
     _rehearse_what_is_missing(study, material, out, clock, on_event)
     # Kept here and not only read from the folder: of several processes only the first may see it.
@@ -171,7 +171,7 @@ def _train(
             return train_arm(
                 arm=name,
                 base=base,
-                config=peft_config(arm.method, arm.options, base=base, train=material.train),
+                config=peft_config(arm.method, arm.options, base=base, train=material.train, settings=settings),
                 train=material.train,
                 eval=material.held_out,
                 settings=settings,
@@ -190,7 +190,9 @@ def _train(
             chosen[name] = best.learning_rate
             taken[name, study.seeds[0]] = best
             trials += [trial for trial in tried if trial is not best]
-    return [run(name, seed, chosen[name]) for seed in study.seeds for name in study.arms], trials
+            for trial in (one for one in trials if one.arm == name and one.broke_down_at is not None):
+                on_event(PhaseEvent(breakdown(trial)))
+    return [unbroken(run(name, seed, chosen[name])) for seed in study.seeds for name in study.arms], trials
 
 
 def _rehearse_what_is_missing(

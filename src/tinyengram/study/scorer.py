@@ -180,12 +180,12 @@ class Scorer:
 
     def _model(self, checkpoint: Path | None) -> Any:
         """A checkpoint in evaluation mode; the one that was asked for last stays loaded."""
-        from peft import PeftModel
+        from tinyengram.training import load_adapter
 
         if self._loaded is None or self._loaded[0] != checkpoint:
             self._loaded = None
             model = load_anew(self._study).model
-            model = model if checkpoint is None else PeftModel.from_pretrained(model, str(checkpoint))
+            model = model if checkpoint is None else load_adapter(model, checkpoint)
             self._loaded = checkpoint, model.eval()
         return self._loaded[1]
 

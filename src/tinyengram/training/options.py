@@ -24,6 +24,8 @@ _ADAPTION_LENGTH = 10  # And all blocks but the lowest two: arXiv 2303.16199, se
 
 # Methods that are not taken, and what is to be used in their place.
 _NOT_TAKEN = {
+    "lily": "it weighs its experts by the mean over every token of every text that is read together, later tokens "
+    "included, so that no token has a probability that is its own; use lora",
     "xlora": "it mixes adapters that are trained already by what the whole text says, later tokens included, so that "
     "no token has a probability that is its own; train a single adapter (lora)",
     "poly": "it learns several tasks at once and must be told the task of every text (task_ids), and a study teaches "
@@ -121,6 +123,13 @@ def refuse_options(method: str, options: Mapping[str, Any]) -> None:
             f"init_lora_weights={init!r} needs a pass over data before the adapter is made ({_OWN_PASS[str(init)]})",
             "Use 'eva', which looks at the training data by itself, or 'pissa' or 'olora', which look at the weights.",
         )
+    if method == "adalora" and options.get("target_r", 8) >= options.get("init_r", 12):
+        refuse(
+            f"target_r={options.get('target_r', 8)} is not below init_r={options.get('init_r', 12)}",
+            "Give a rank to end with that is below the one to begin with.",
+        )
+    if method == "adamss" and options.get("use_asa"):
+        refuse("use_asa keeps state that no checkpoint holds, so that a run could not go on", "Leave use_asa out.")
     if method == "trainable_tokens" and not options.get("token_indices"):
         refuse("token_indices is missing", "Give the ids of the tokens to train, such as token_indices: [1, 2].")
     if method == "cpt":
@@ -225,6 +234,10 @@ def _total_step(given: int | None, settings: TrainingSettings | None, examples: 
             )
         return given
     steps = total_steps(settings, examples, int(os.environ.get("WORLD_SIZE", "1")))
+    if steps < 2:
+        raise TinyEngramError(
+            "The options of 'adalora' are refused: its budget shrinks over 2 steps at least; train longer."
+        )
     if given is not None and given != steps:
         raise TinyEngramError(
             f"The options of 'adalora' are refused: total_step={given}, but {steps} steps are trained. Leave "

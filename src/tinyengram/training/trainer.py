@@ -21,7 +21,7 @@ from tinyengram.training.holding import divergence_from_base
 from tinyengram.training.losses import eval_losses
 from tinyengram.training.settings import TrainingSettings
 from tinyengram.training.trajectory import StepEvent, Trajectory, TrajectoryPoint, keep_adapter_only, write_trajectory
-from tinyengram.training.upkeep import Allocation, own_penalty
+from tinyengram.training.upkeep import Allocation, PromptEncoder, own_penalty
 from tinyengram.virtual_tokens import takes_positions
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class ArmTrainer(Trainer):
             eval_dataset=list(lessons.held_out),
             data_collator=Batcher(settings.loss_on, pad_token_id, takes_positions(model)),
             compute_loss_func=mean_token_loss,
-            callbacks=[Allocation(model, Path(str(options["args"].output_dir))), keeper],
+            callbacks=[*(kind(model, keeper.folder) for kind in (Allocation, PromptEncoder)), keeper],
             **options,
         )
         self.remove_callback(PrinterCallback)
@@ -190,7 +190,8 @@ class TrajectoryKeeper(TrainerCallback):
         on_step: Callable[[StepEvent], None] | None,
         base: dict[str, Any],
     ) -> None:
-        self._folder, self._trajectory, self._on_step, self._base = folder, trajectory, on_step, base
+        self.folder = folder
+        self._trajectory, self._on_step, self._base = trajectory, on_step, base
         self._pending: TrajectoryPoint | None = None
         self._before = trajectory.points[-1].seconds if trajectory.points else 0.0
         self._begun = time.monotonic()
@@ -238,17 +239,17 @@ class TrajectoryKeeper(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         previous = self._trajectory.points[-1].checkpoint if self._trajectory.points else None
         if not args.process_index:
-            note_base(self._folder / f"checkpoint-{state.global_step}", self._base)
+            note_base(self.folder / f"checkpoint-{state.global_step}", self._base)
         self._commit(args)
         if previous and not args.process_index:
-            keep_adapter_only(self._folder / previous)
+            keep_adapter_only(self.folder / previous)
 
     def _commit(self, args: Any) -> None:
         points = self._trajectory.points
         if self._pending is not None and self._pending.step not in {point.step for point in points}:
             points.append(self._pending)
             if not args.process_index:
-                write_trajectory(self._folder, self._trajectory)
+                write_trajectory(self.folder, self._trajectory)
         self._pending = None
 
     def _tell(self, state: Any, eval_loss: float | None) -> None:

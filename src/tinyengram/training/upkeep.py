@@ -17,7 +17,7 @@ from tinyengram.training.batches import collate
 if TYPE_CHECKING:
     from tinyengram.tasks.rendering import EncodedExample
 
-_ALLOCATION = "allocation.pt"
+_ALLOCATION, _ENCODER = "allocation.pt", "prompt_encoder.pt"
 _EVA_BATCH = 4
 
 
@@ -99,6 +99,35 @@ class Allocation(TrainerCallback):
 
     def _file(self, step: int) -> Path:
         return self._folder / f"checkpoint-{step}" / _ALLOCATION
+
+
+class PromptEncoder(TrainerCallback):
+    """Keeps what makes virtual tokens, for a run that goes on: PEFT's adapter holds what was made alone.
+
+    P-tuning, and prefix tuning with a projection, train a small network whose output at the end is all that is needed.
+
+    Args:
+        model: A PEFT model.
+        folder: Of the run, with its checkpoints.
+    """
+
+    def __init__(self, model: Any, folder: Path) -> None:
+        config = model.peft_config[model.active_adapter]
+        self._encoder = model.prompt_encoder if getattr(config, "is_prompt_learning", False) else None
+        self._folder = folder
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Take up what a run had that goes on."""
+        if self._encoder is not None and state.global_step:
+            kept = torch.load(self._file(state.global_step), map_location="cpu", weights_only=True)
+            self._encoder.load_state_dict(kept)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self._encoder is not None and not args.process_index:
+            torch.save(self._encoder.state_dict(), self._file(state.global_step))
+
+    def _file(self, step: int) -> Path:
+        return self._folder / f"checkpoint-{step}" / _ENCODER
 
 
 def look_at_data(model: Any, examples: Sequence[EncodedExample], *, loss_on: str, pad_token_id: int) -> None:
