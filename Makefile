@@ -11,7 +11,7 @@ PEER := .venv-peer
 INSTALLED := $(VENV)/.installed
 LOCKED := $(if $(LOCK),--constraint $(LOCK))
 
-.PHONY: compare test test-all lint format bench lock matrix clean
+.PHONY: compare test test-all lint format bench methods lock matrix clean
 
 compare: $(INSTALLED)
 	$(BIN)/tinyengram compare $(STUDY)
@@ -35,6 +35,10 @@ bench: $(INSTALLED) $(PEER)/.installed
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/scoring.py
 	$(PEER)/bin/python benchmarks/harness.py --sample 10
+
+# Every method that PEFT knows on the embedded SmolLM2-135M: the table of docs/methods.md. METHODS="lora vera" tries these.
+methods: $(INSTALLED)
+	$(BIN)/python benchmarks/methods.py $(METHODS)
 
 # The newest versions that pyproject.toml allows, written down; run `make matrix` before committing them.
 lock:

@@ -1,4 +1,4 @@
-"""Every method that the installed PEFT knows, tried on the embedded SmolLM2-135M: a row of the table in docs/methods.md.
+"""Every method that the installed PEFT knows, tried on the embedded SmolLM2-135M: the table in docs/methods.md.
 
 Each is tried as ``compare`` tries it, and then trained for eight steps on BFCL's shortest calls at one rate. The point
 is that it can be trained, scored and generated from, not that the rate suits it.

@@ -12,6 +12,7 @@ from tests.arms import LORA, examples, settings, tiny_base
 from tests.memory.tiny import tiny_model
 from tinyengram.errors import TinyEngramError
 from tinyengram.training import load_adapter, peft_config, train_arm
+from tinyengram.training.adapters import describe_base
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +73,16 @@ def test_a_folder_without_an_adapter_is_named(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("[]")
     with pytest.raises(TinyEngramError, match="no description of an adapter"):
         load_adapter(tiny_base().model, tmp_path)
+
+
+class Quantised(torch.Tensor):
+    """A weight of a type of its own that says it is float32, as torchao's are."""
+
+
+def test_a_quantised_base_is_told_by_its_sizes_alone() -> None:
+    model = tiny_model()
+    plain = describe_base(model)
+    weight = model.model.layers[0].self_attn.q_proj.weight
+    weight.data = weight.data.as_subclass(Quantised)
+    model.model.layers[0].self_attn.q_proj.weight = torch.nn.Parameter(weight.data, requires_grad=False)
+    assert describe_base(model) == {name: value for name, value in plain.items() if name != "weights"}
