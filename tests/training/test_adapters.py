@@ -82,7 +82,7 @@ class Quantised(torch.Tensor):
 def test_a_quantised_base_is_told_by_its_sizes_alone() -> None:
     model = tiny_model()
     plain = describe_base(model)
-    weight = model.model.layers[0].self_attn.q_proj.weight
-    weight.data = weight.data.as_subclass(Quantised)
-    model.model.layers[0].self_attn.q_proj.weight = torch.nn.Parameter(weight.data, requires_grad=False)
+    attention = model.model.layers[0].self_attn
+    quantised = attention.q_proj.weight.detach().as_subclass(Quantised)
+    attention.q_proj.weight = torch.nn.Parameter(quantised, requires_grad=False)
     assert describe_base(model) == {name: value for name, value in plain.items() if name != "weights"}
