@@ -7,6 +7,8 @@ or ``compare`` refuses it before it trains. What is refused today is written dow
 from __future__ import annotations
 
 import copy
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from tinyengram.study.checks import check_arms
 from tinyengram.study.material import Material, prepare
 from tinyengram.study.plan import Study, StudyError, load_study, presets
 from tinyengram.study.rehearsal import rehearse
+from tinyengram.tasks.rendering import EncodedExample
 from tinyengram.training import eval_losses, load_adapter, peft_config, train_arm
 from tinyengram.virtual_tokens import for_generation
 
@@ -59,6 +62,14 @@ REQUESTS = [
     ChoiceRequest("b", "Shared start. Another one?", (" a much longer choice", " b")),
 ]
 TEXTS = ["It was the best of times.", "Call me Ishmael, or whatever you like."]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_collections() -> Iterator[None]:
+    """Every Trainer collects garbage among all that was imported, a third of this file's time; that is set aside."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +125,10 @@ def test_trains_and_scores_and_generates_or_is_refused(
         assert method not in SEEN or REFUSED[method] in said, said
         return
     assert method not in REFUSED
-    examples = [example for example in material.train if len(example.input_ids) < 400][:4]
+    examples = [
+        EncodedExample(one.input_ids[-60:], one.answer_mask[-60:], one.id)  # Their end, which is what is learnt.
+        for one in material.train[:4]
+    ]
     trained = copy.deepcopy(base.model)
     given = settings(learning_rate=0.01, max_steps=3, eval_every=3, batch_size=2, loss_on="whole")
     trajectory = train_arm(
