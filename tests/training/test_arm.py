@@ -134,6 +134,14 @@ def test_a_method_that_looks_at_the_weights_is_checked_too(base: Base) -> None:
     assert {name for name, _ in base.model.named_parameters()} == before.keys()
 
 
+def test_the_start_is_the_base_whatever_a_method_begins_with(base: Base, tmp_path: Path) -> None:
+    wanted = eval_losses(base.model, examples(10, seed=1), batch_size=4, pad_token_id=0)
+    news: list[StepEvent] = []
+    start = run(base, tmp_path, "prefix_tuning", {}, news.append, max_steps=1, learning_rate=1e-9).points[0]
+    assert (start.eval_loss_whole, start.eval_loss_answer) == wanted
+    assert (news[0].step, news[0].total_steps, news[0].eval_loss) == (0, 1, wanted[1])
+
+
 def test_a_finished_arm_is_not_trained_again(base: Base, tmp_path: Path) -> None:
     trajectory = run(base, tmp_path, "lora", LORA)
     never: list[StepEvent] = []

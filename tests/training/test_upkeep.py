@@ -67,6 +67,15 @@ def test_adalora_trains_the_loss_that_peft_gives_it() -> None:
     assert float(own_penalty(model)) > 0.1
 
 
+def test_the_term_is_trained(tmp_path: Path) -> None:
+    losses = []
+    for weight in (0.0, 0.5):
+        folder = tmp_path / str(weight)
+        given = {**ADALORA, "tinit": 0, "tfinal": 0, "orth_reg_weight": weight}
+        losses.append(run(folder, "adalora", given, learning_rate=1e-5, max_steps=2).points[-1].train_loss)
+    assert losses[1] - losses[0] > 0.1
+
+
 def test_methods_without_a_term_of_their_own_add_nothing() -> None:
     base = tiny_base()
     for method in ("lora", "prompt_tuning"):
