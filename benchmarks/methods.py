@@ -48,7 +48,8 @@ def main() -> None:
         try:
             row = tried(method, study, material)
         except TinyEngramError as refusal:
-            row = f"refused: {refusal} | | | |"
+            said = str(refusal).removeprefix("Arm 'it': ")
+            row = f"refused: {said} | | | |"
         print(f"| {method} | {row}", flush=True)
 
 
