@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import BertConfig, Gemma3Config, PreTrainedConfig, T5Config
 
 from tinyengram.sources import BadRow, Row, SourceError, load_base, resolve_rows, wheels
 from tinyengram.sources.wheels import Wheel, fetch_wheel, read_member
@@ -175,6 +176,21 @@ class TestBases:
         own = load_base(str(tmp_path / "own"), dtype="bfloat16")
         assert own.provenance.kind == "local"
         assert own.model.dtype == torch.bfloat16
+
+    @pytest.mark.parametrize(
+        ("config", "said"),
+        [
+            (T5Config(), r"\(t5\) has an encoder and a decoder.*Name a Llama"),
+            (BertConfig(), r"\(bert\) is an encoder, whose tokens look ahead"),
+            (Gemma3Config(), r"\(gemma3\) also reads vision.*Save its language model alone"),
+        ],
+    )
+    def test_what_is_no_decoder_is_refused_by_its_configuration(
+        self, tmp_path: Path, config: PreTrainedConfig, said: str
+    ) -> None:
+        config.save_pretrained(tmp_path)  # No weights: none are read.
+        with pytest.raises(SourceError, match=said):
+            load_base(str(tmp_path))
 
     def test_what_cannot_be_had_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

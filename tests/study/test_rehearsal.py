@@ -31,7 +31,11 @@ ARMS: dict[str, dict[str, Any]] = {
         "options": {"memory": "exact", "ngrams": {"orders": [2, 3]}, "layer_ids": [1, 2], "n_embed_per_ngram": 64},
         "training": {"hold_weight": 1.0},
     },
-    "prompts": {"method": "prompt_tuning", "options": {"num_virtual_tokens": 4}},
+    "prompts": {"method": "prompt_tuning", "options": {"num_virtual_tokens": 4}, "training": {"hold_weight": 1.0}},
+    "shrinking": {"method": "adalora"},
+    "principal": {"method": "lora", "options": {"init_lora_weights": "pissa", "target_modules": ["q_proj"]}},
+    "at random": {"method": "lora", "options": {"init_lora_weights": "pissa_niter_1", "target_modules": "all-linear"}},
+    "broken": {"method": "lora", "options": {"lora_alpha": 1e40}},
 }
 
 
@@ -54,14 +58,36 @@ def material(study: Study) -> Material:
     return prepare(study.base, study.data, study.probes)
 
 
-@pytest.mark.parametrize("arm", ["lora", "engram", "exact held"])
+@pytest.mark.parametrize("arm", ["lora", "engram", "exact held", "prompts", "shrinking"])
 def test_what_can_be_used_passes(study: Study, material: Material, arm: str) -> None:
     rehearse(study, material, [arm], looks=True)
 
 
-def test_virtual_tokens_are_told_by_where_logits_stand(study: Study, material: Material) -> None:
-    with pytest.raises(StudyError, match=r"Arm 'prompts' \(prompt_tuning\).*transformers \d.*virtual tokens"):
+def test_virtual_tokens_that_are_not_counted_are_told_by_their_logits(
+    study: Study, material: Material, monkeypatch
+) -> None:
+    from tinyengram import virtual_tokens
+
+    monkeypatch.setattr(virtual_tokens, "count_virtual_tokens", lambda model: 0)
+    with pytest.raises(StudyError, match=r"Arm 'prompts' \(prompt_tuning\) cannot be used.*transformers \d"):
         rehearse(study, material, ["lora", "prompts"], looks=True)
+
+
+def test_a_base_that_is_gone_is_refused_where_it_is_needed(study: Study, material: Material) -> None:
+    """PiSSA takes the largest part of the weights out of the base; switched off, that part is missing."""
+    with pytest.raises(StudyError, match=r"'principal'.*switched off it is not the base.*drift and hold_weight"):
+        rehearse(study, material, ["principal"], looks=True)
+    rehearse(study.model_copy(update={"drift": None}), material, ["principal"], looks=True)
+
+
+def test_an_adapter_made_at_random_of_the_base_is_refused(study: Study, material: Material) -> None:
+    with pytest.raises(StudyError, match=r"'at random'.*when it was saved and is"):
+        rehearse(study.model_copy(update={"drift": None}), material, ["at random"], looks=True)
+
+
+def test_what_breaks_at_once_is_refused(study: Study, material: Material) -> None:
+    with pytest.raises(StudyError, match=r"'broken'.*not finite after \d steps? on one example"):
+        rehearse(study, material, ["broken"], looks=True)
 
 
 def test_a_memory_that_forgets_between_steps_is_refused(study: Study, material: Material, monkeypatch) -> None:

@@ -14,7 +14,10 @@ from tinyengram.files import sha256_of
 from tinyengram.progress import StepEvent
 from tinyengram.sources import Base
 from tinyengram.study.matching import late_train_loss
-from tinyengram.training import check_config, eval_losses, peft_config, read_trajectory, train_arm
+from tinyengram.training import check_config, eval_losses, peft_config, read_trajectory, train_arm, unbroken
+
+ADALORA = {"init_r": 6, "target_r": 2, "tinit": 2, "tfinal": 3, "deltaT": 2}
+EVA = {"init_lora_weights": "eva", "r": 4, "target_modules": ["q_proj"]}
 
 
 @pytest.fixture
@@ -27,7 +30,7 @@ def run(base: Base, folder: Path, method: str, options: dict, on_step=None, **ch
     return train_arm(
         arm=method,
         base=base,
-        config=peft_config(method, options, base=base, train=train),
+        config=peft_config(method, options, base=base, train=train, settings=settings(**changes)),
         train=train,
         eval=examples(10, seed=1),
         settings=settings(**changes),
@@ -66,7 +69,7 @@ def test_an_arm_learns_and_names_whole_checkpoints(base: Base, tmp_path: Path, m
     assert trajectory.points[0].checkpoint is None
     for point in trajectory.points[1:]:
         held = {path.name for path in (tmp_path / str(point.checkpoint)).iterdir()}
-        assert held == {"adapter_config.json", "adapter_model.safetensors"}
+        assert held == {"adapter_base.json", "adapter_config.json", "adapter_model.safetensors"}
     assert trajectory.points[-1].tokens > trajectory.points[1].tokens > 0
     assert news[-1].step == 13
 
@@ -78,8 +81,13 @@ def measured(trajectory: Any) -> list[tuple]:
     ]
 
 
-@pytest.mark.parametrize(("method", "options"), [("lora", LORA), ("engram", ENGRAM)])
-@pytest.mark.parametrize("cut_at", [3, 8])
+INTERRUPTED = [(method, options, at) for method, options in (("lora", LORA), ("engram", ENGRAM)) for at in (3, 8)]
+
+
+# After the first stop: what these keep besides an adapter is then no longer what they began with.
+@pytest.mark.parametrize(
+    ("method", "options", "cut_at"), [*INTERRUPTED, ("adalora", ADALORA, 8), ("p_tuning", {}, 8), ("lora", EVA, 8)]
+)
 def test_an_interrupted_arm_ends_with_the_same_bits(tmp_path: Path, method: str, options: dict, cut_at: int) -> None:
     def fresh() -> Base:
         return tiny_base()
@@ -101,9 +109,15 @@ def test_an_interrupted_arm_ends_with_the_same_bits(tmp_path: Path, method: str,
 
 
 def test_a_run_that_breaks_down_is_seen_and_never_chosen(base: Base, tmp_path: Path) -> None:
-    broken = run(base, tmp_path, "lora", {**LORA, "init_lora_weights": False}, learning_rate=1e20)
-    assert read_trajectory(tmp_path) is not None
+    news: list[StepEvent] = []
+    broken = run(base, tmp_path, "lora", {**LORA, "init_lora_weights": False}, news.append, learning_rate=1e20)
+    assert read_trajectory(tmp_path) == broken
+    assert broken.finished
+    assert broken.broke_down_at == news[-1].step < 13  # Not to the end: nothing of it can be used.
     assert late_train_loss(broken) == float("inf")
+    assert late_train_loss(broken.model_copy(update={"broke_down_at": None})) == float("inf")
+    with pytest.raises(TinyEngramError, match=rf"not finite at step {news[-1].step} with learning rate 1e\+20.*lower"):
+        unbroken(broken)
 
 
 def test_a_method_that_looks_at_the_weights_is_checked_too(base: Base) -> None:
@@ -111,6 +125,14 @@ def test_a_method_that_looks_at_the_weights_is_checked_too(base: Base) -> None:
     before = {name: parameter.clone() for name, parameter in base.model.named_parameters()}
     assert check_config(config, base) == 4 * 2 * (32 + 32)
     assert {name for name, _ in base.model.named_parameters()} == before.keys()
+
+
+def test_the_start_is_the_base_whatever_a_method_begins_with(base: Base, tmp_path: Path) -> None:
+    wanted = eval_losses(base.model, examples(10, seed=1), batch_size=4, pad_token_id=0)
+    news: list[StepEvent] = []
+    start = run(base, tmp_path, "prefix_tuning", {}, news.append, max_steps=1, learning_rate=1e-9).points[0]
+    assert (start.eval_loss_whole, start.eval_loss_answer) == wanted
+    assert (news[0].step, news[0].total_steps, news[0].eval_loss) == (0, 1, wanted[1])
 
 
 def test_a_finished_arm_is_not_trained_again(base: Base, tmp_path: Path) -> None:

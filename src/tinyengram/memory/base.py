@@ -47,7 +47,8 @@ def weights_digest(embedding: nn.Module, blocks: nn.ModuleList) -> str | None:
     for name, tensor in sorted(
         (prefix + name, tensor) for prefix, module in chosen.items() for name, tensor in _own_matrices(module).items()
     ):
-        plain = not hasattr(tensor, "full_tensor") and tensor.device.type != "meta" and tensor.numel()
+        # Sharded and quantised ones are of a type of their own, and may say that they are float32 (torchao).
+        plain = type(tensor.detach()) is torch.Tensor and tensor.device.type != "meta" and tensor.numel()
         if not plain or tensor.dtype not in (torch.float64, torch.float32, torch.bfloat16):
             return None
         flat = tensor.detach().reshape(-1)

@@ -19,6 +19,7 @@ from tinyengram.tasks.calls.reading import CallFormat, read_calls
 from tinyengram.tasks.conversations import Call, Conversation
 from tinyengram.tasks.rendering import Renderer
 from tinyengram.training.batches import left_padded
+from tinyengram.virtual_tokens import for_generation
 
 
 @dataclass(frozen=True)
@@ -148,14 +149,14 @@ def _generate(
         part = order[start : start + batch_size]
         batch, attention = left_padded([ids[index] for index in part], pad)
         with torch.inference_mode():
-            written = model.generate(
-                input_ids=batch.to(device),
-                attention_mask=attention.to(device),
+            generator, inputs = for_generation(model, batch.to(device), attention.to(device))
+            written = generator.generate(
+                **inputs,
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 eos_token_id=sorted(ends),
                 pad_token_id=pad,
-            )[:, batch.shape[1] :].tolist()
+            )[:, inputs["input_ids"].shape[1] :].tolist()
         for row, index in enumerate(part):
             stop = next((at for at, token in enumerate(written[row]) if token in ends), len(written[row]))
             answers[index] = tokenizer.decode(written[row][:stop])

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from tinyengram import host
+from tinyengram.virtual_tokens import start_cache
 
 _MAX_BATCH_TOKENS = 16384
 _MAX_GROUP = 32
@@ -163,17 +164,18 @@ class _Reader:
     """Reads tokens on top of a cache; ``trunk`` is read once and branched from.
 
     Attributes:
-        trunk: What was read of the shared prefix.
+        trunk: What was read of the shared prefix, behind a method's virtual tokens.
         can_shift: Whether rows of unequal length can share a batch: each layer of the cache keeps every token, and the
             model is told positions.
     """
 
     def __init__(self, model: Any, trunk: Sequence[int]) -> None:
+        # A method's virtual tokens are a beginning like any other; the base reads on from there.
+        model, cache = start_cache(model, 1)
         self._model = model
         self._cache_argument = host.cache_argument(model)
         self._takes_logits_to_keep = host.takes_argument(model, "logits_to_keep")
         self._device = next(model.parameters()).device
-        cache = host.empty_cache(model)
         self.trunk = _Branch(cache, torch.zeros(1, dtype=torch.long))
         self.can_shift = host.takes_argument(model, "position_ids") and host.keeps_every_token(cache)
         if trunk:

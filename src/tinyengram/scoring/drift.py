@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from torch.nn import functional as F
 
 from tinyengram import host
+from tinyengram.virtual_tokens import start_cache
 
 _MAX_BATCH_TOKENS = 4096
 _MAX_LOGITS = 1 << 24
@@ -124,12 +125,12 @@ def _read(model: Any, base: Any, texts: Sequence[list[int]], vocabulary: int) ->
     ids = torch.tensor([text + [0] * (last + 1 - len(text)) for text in texts]).to(device)
     is_token = torch.arange(last + 1) < lengths.unsqueeze(1)
     nll, kl = torch.zeros(2, len(texts), dtype=torch.float64)
-    own_cache, base_cache = host.empty_cache(model), host.empty_cache(model)
+    (reader, own_cache), base_cache = start_cache(model, len(texts)), host.empty_cache(model)
     width = max(1, _MAX_LOGITS // (len(texts) * vocabulary))
     for start in range(0, last, width):
         stop = min(start + width, last)
         counted = is_token[:, start + 1 : stop + 1]
-        ours = _log_probabilities(model, ids[:, start:stop], own_cache)
+        ours = _log_probabilities(reader, ids[:, start:stop], own_cache)
         of_targets = ours.gather(-1, ids[:, start + 1 : stop + 1, None]).squeeze(-1)
         nll -= (of_targets.cpu().double() * counted).sum(-1)
         if base is not None or hasattr(model, "disable_adapter"):

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
-from tinyengram.errors import TinyEngramError
 from tinyengram.files import read_model, sha256_of, write_atomically
 from tinyengram.hardware import device
 from tinyengram.progress import Clock, Event, ScoreEvent
@@ -209,23 +208,14 @@ class Scorer:
         return self._loaded[1]
 
     def _load(self, checkpoint: Path | None) -> Any:
-        from peft import PeftModel
+        from tinyengram.training import load_adapter
 
         if checkpoint is None:
             return load_fresh(self._base).model
-        if not is_adapter(checkpoint):
-            return load_model(
-                str(checkpoint), dtype=self._base.dtype, trust_remote_code=self._base.trust_remote_code
-            ).to(device())
-        base = load_fresh(self._base)
-        try:
-            return PeftModel.from_pretrained(base.model, str(checkpoint))
-        except (ValueError, TypeError, KeyError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:400]
-            raise TinyEngramError(
-                f"The adapter {checkpoint} cannot be put on the base {self._base.name!r}: {reason}. Name the base that "
-                "it was trained on."
-            ) from error
+        if is_adapter(checkpoint):
+            return load_adapter(load_fresh(self._base).model, checkpoint)
+        whole = load_model(str(checkpoint), dtype=self._base.dtype, trust_remote_code=self._base.trust_remote_code)
+        return whole.to(device())
 
     def _base_beside(self, checkpoint: Path | None) -> Any:
         """The base to measure drift from where a model cannot switch itself back to it; None where it can, or is it."""

@@ -51,7 +51,7 @@ def load_base(
         The model in evaluation mode with SDPA attention where it has one.
 
     Raises:
-        SourceError: It cannot be had; the message says how to supply it.
+        SourceError: It cannot be had, and the message says how to supply it; or it is no decoder-only language model.
     """
 
     def load(where: str, provenance: Provenance, revision: str | None, trust: bool) -> Base:
@@ -61,6 +61,27 @@ def load_base(
     if base.provenance.kind == "hub":
         base.provenance.revision = getattr(base.model.config, "_commit_hash", None) or revision
     return base
+
+
+def _refuse_other_kinds(config: Any, name: str) -> None:
+    """Refuse, by its configuration and before any weight is read, what is no decoder-only language model."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as ENCODERS
+
+    kind, remedy = config.model_type, "Name"
+    others = [part for part in ("vision_config", "audio_config") if getattr(config, part, None) is not None]
+    if getattr(config, "is_encoder_decoder", False):
+        what = "has an encoder and a decoder"
+    elif others:
+        what = f"also reads {' and '.join(part.removesuffix('_config') for part in others)}"
+        remedy = "Save its language model alone into a folder and name that, or name"
+    elif kind in ENCODERS and not getattr(config, "is_decoder", False):
+        what = "is an encoder, whose tokens look ahead"
+    else:
+        return
+    raise SourceError(
+        f"Base model {name!r} ({kind}) {what}; what is trained and scored here is a decoder-only language model. "
+        f"{remedy} a Llama, Qwen, Gemma or any other that reads text alone."
+    )
 
 
 def load_tokenizer(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
@@ -90,9 +111,10 @@ def load_model(
 
 
 def _model(where: str, dtype: str, revision: str | None, trust_remote_code: bool) -> Any:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    _refuse_other_kinds(AutoConfig.from_pretrained(where, **options), where)
     return AutoModelForCausalLM.from_pretrained(where, dtype=dtype, use_safetensors=True, **options).eval()
 
 

@@ -50,13 +50,14 @@ def check_arms(study: Study, material: Material, out: Path) -> None:
     needed = 0
     for name, arm in study.arms.items():
         try:
-            config = peft_config(arm.method, arm.options, base=material.base, train=material.examples.train)
+            settings = study.settings(name)
+            train = material.examples.train
+            config = peft_config(arm.method, arm.options, base=material.base, train=train, settings=settings)
             parameters = check_config(config, material.base)
         except Exception as error:
             if type(error).__module__.startswith("tinyengram"):
                 raise StudyError(f"Arm {name!r}: {error}") from error
             raise
-        settings = study.settings(name)
         stops = math.ceil(_total_steps(study, name, len(material.examples.train)) / settings.eval_every)
         runs = len(study.seeds) + max(0, len(arm.rates) - 1)
         needed += parameters * _BYTES_PER_PARAMETER * (stops + _OPTIMIZER_COPIES) * runs

@@ -16,7 +16,7 @@ from tinyengram.study.plan import Study, StudyError
 from tinyengram.study.rehearsal import rehearse
 from tinyengram.training.job import TrainingJob, checksum_of_base, first_difference
 from tinyengram.training.run import result_of, run_job
-from tinyengram.training.trajectory import Trajectory
+from tinyengram.training.trajectory import Trajectory, breakdown, unbroken
 
 _INPUTS_FILE = "inputs.json"
 
@@ -121,7 +121,9 @@ def train_study(
             chosen[name] = best.learning_rate
             taken[name, study.seeds[0]] = best
             trials += [trial for trial in tried if trial is not best]
-    return [run(name, seed, chosen[name]) for seed in study.seeds for name in study.arms], trials
+            for trial in (one for one in tried if one.broke_down_at is not None):
+                on_event(PhaseEvent(breakdown(trial)))
+    return [unbroken(run(name, seed, chosen[name])) for seed in study.seeds for name in study.arms], trials
 
 
 def rehearse_what_is_missing(

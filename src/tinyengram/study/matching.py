@@ -38,7 +38,8 @@ def late_train_loss(trajectory: Trajectory) -> float:
     stops = trained(trajectory.points)
     losses = [math.nan if point.train_loss is None else point.train_loss for point in stops]
     late = [loss for loss, point in zip(losses, stops, strict=True) if 2 * point.step > stops[-1].step]
-    return fmean(late) if stops and all(map(math.isfinite, losses)) else math.inf
+    sound = trajectory.broke_down_at is None and stops and all(map(math.isfinite, losses))
+    return fmean(late) if sound else math.inf
 
 
 def match(reference: Trajectory, other: Trajectory, levels: int = 1) -> list[MatchedPair]:

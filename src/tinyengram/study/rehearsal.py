@@ -1,15 +1,15 @@
-"""Before hours are spent on an arm: one step, one checkpoint and a few words, with the real base on a real example.
+"""Before hours are spent on an arm: two steps, one checkpoint and a few words, with the real base on a real example.
 
 What can go wrong with a method, a base and the installed libraries goes wrong here, within seconds, and is refused by
 name: a step that fails, an adapter that is another one once it is loaded, logits that are read at the wrong places, a
-cache that loses what the method must remember.
+cache that loses what the method must remember, a base that is gone when the adapter is switched off.
 """
 
 from __future__ import annotations
 
-import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,25 +22,20 @@ from tinyengram.training.examples import prompts_to_hold
 from tinyengram.training.job import load_fresh
 
 if TYPE_CHECKING:
-    import torch
-
+    from tinyengram.scoring.soundness import Gaps
     from tinyengram.tasks.rendering import EncodedExample
     from tinyengram.training import Trajectory
 
-# A rate at which one step moves the output by much more than arithmetic does.
-_LEAST_RATE = 1e-2
-_NEW_TOKENS = 6
-# Of losses in nats, and of logits in standard deviations of all of them.
-_TOLERANCE = 2e-3
-_TIMES_THE_BASES_OWN = 8
-
-
-class _Unfit(Exception):
-    """What was found; the message completes "Arm … cannot be used: "."""
+# Rates at which a step moves the output by much more than arithmetic does, and does not break every method.
+_LEAST_RATE, _HIGHEST_RATE = 1e-2, 1e-1
+# In the first step a factor that starts at zero keeps the other one's gradient at zero.
+_STEPS = 2
+# Of losses in nats: the same weights read the same batch.
+_TOLERANCE = 1e-5
 
 
 def rehearse(study: Study, material: Material, arms: Sequence[str], *, looks: bool) -> None:
-    """Try each arm: a step, its checkpoint, and text generated with and without a cache.
+    """Try each arm: two steps, its checkpoint, and text read and generated in every way.
 
     Args:
         study: What will be run.
@@ -52,39 +47,55 @@ def rehearse(study: Study, material: Material, arms: Sequence[str], *, looks: bo
         StudyError: An arm cannot be used; says why, with the versions that are installed. Nothing was trained.
     """
     example = min(material.examples.train, key=lambda one: len(one.input_ids))
-    noise = _cache_gap(material.base.model, example) if looks else 0.0
+    with _refused(study, "The base"):
+        of_base = _gaps(material.base.model, material, example) if looks else None
     for arm in arms:
-        try:
-            with tempfile.TemporaryDirectory(prefix="tinyengram-") as folder:
-                trajectory = _take_a_step(study, material, arm, example, Path(folder))
-                if looks:
-                    checkpoint = Path(folder) / str(trajectory.points[-1].checkpoint)
-                    _look_at(study, checkpoint, trajectory, example, noise)
-        except (TinyEngramError, MemoryError, OSError):
-            raise
-        except Exception as error:
-            trace = "" if isinstance(error, _Unfit) else f" The full trace is in {keep_trace(error)}."
-            reason = str(error).strip() or type(error).__name__
-            raise StudyError(
-                f"Arm {arm!r} ({study.arms[arm].method}) cannot be used with {study.base.name} and {versions()}: "
-                f"{reason.splitlines()[0]}{trace} Nothing was trained. Leave the arm out, change its options, or "
-                "install versions that this package was run with (README: works with)."
-            ) from error
+        with (
+            _refused(study, f"Arm {arm!r} ({study.arms[arm].method})"),
+            tempfile.TemporaryDirectory(prefix="tinyengram-") as folder,
+        ):
+            trajectory = _take_steps(study, material, arm, example, Path(folder))
+            if of_base is not None:
+                _look_at(study, material, trajectory, Path(folder), example, of_base)
 
 
-def _take_a_step(study: Study, material: Material, arm: str, example: EncodedExample, folder: Path) -> Trajectory:
-    """Train an arm on one example as it will be trained, but for one step at a rate that shows."""
+@contextmanager
+def _refused(study: Study, what: str) -> Iterator[None]:
+    """Whatever is wrong with ``what`` becomes a sentence that names it."""
+    from tinyengram.scoring.soundness import Unsound
+
+    try:
+        yield
+    except TinyEngramError as error:
+        raise StudyError(f"{what}: {error}") from error
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:
+        trace = "" if isinstance(error, Unsound) else f" The full trace is in {keep_trace(error)}."
+        reason = str(error).strip() or type(error).__name__
+        raise StudyError(
+            f"{what} cannot be used with {study.base.name} and {versions()}: {reason.splitlines()[0]}{trace} Nothing "
+            "was trained. Leave it out, change its options, or install versions that this package was run with "
+            "(README: works with)."
+        ) from error
+
+
+def _take_steps(study: Study, material: Material, arm: str, example: EncodedExample, folder: Path) -> Trajectory:
+    """Train an arm on one example as it will be trained, but for two steps at a rate that shows."""
     from tinyengram.training import peft_config, train_arm
 
     settings = study.settings(arm)
-    changes = {"max_steps": 1, "epochs": None, "batch_size": 1, "gradient_accumulation": 1, "eval_every": 1}
-    rates = {"learning_rate": max(settings.learning_rate, _LEAST_RATE), "warmup_ratio": 0.0, "lr_scheduler": "constant"}
-    settings = settings.model_copy(update={**changes, **rates, "hold_prompts": 2, "hold_batch_size": 1})
     base = load_fresh(study.base)
+    options, method = study.arms[arm].options, study.arms[arm].method
+    config = peft_config(method, options, base=base, train=material.examples.train, settings=settings)
+    changes = {"max_steps": _STEPS, "epochs": None, "batch_size": 1, "gradient_accumulation": 1, "eval_every": _STEPS}
+    rate = min(max(settings.learning_rate, _LEAST_RATE), _HIGHEST_RATE)
+    rates = {"learning_rate": rate, "warmup_ratio": 0.0, "lr_scheduler": "constant"}
+    settings = settings.model_copy(update={**changes, **rates, "hold_prompts": 2, "hold_batch_size": 1})
     return train_arm(
         arm=arm,
         base=base,
-        config=peft_config(study.arms[arm].method, study.arms[arm].options, base=base, train=material.examples.train),
+        config=config,
         train=[example],
         eval=[example],
         settings=settings,
@@ -94,65 +105,28 @@ def _take_a_step(study: Study, material: Material, arm: str, example: EncodedExa
     )
 
 
-def _look_at(study: Study, checkpoint: Path, trajectory: Trajectory, example: EncodedExample, noise: float) -> None:
+def _look_at(
+    study: Study, material: Material, trajectory: Trajectory, folder: Path, example: EncodedExample, of_base: Gaps
+) -> None:
     """Load a checkpoint on a base of its own and compare what it says with what was trained, and with itself."""
-    import torch
-    from peft import PeftModel
+    from tinyengram.scoring.soundness import Unsound, check_gaps, check_switched_off, whole_logits
+    from tinyengram.training import eval_losses, load_adapter
 
-    from tinyengram.training import eval_losses
-    from tinyengram.training.batches import collate
-
+    if trajectory.broke_down_at is not None:
+        raise Unsound(f"its loss is not finite after {trajectory.broke_down_at} steps on one example.")
     trained = trajectory.points[-1].eval_loss_whole
-    if not math.isfinite(trained):
-        raise _Unfit(f"after one step its loss is {trained}.")
     base = load_fresh(study.base)
-    pad_token_id = base.tokenizer.pad_token_id or 0
-    model: Any = PeftModel.from_pretrained(base.model, str(checkpoint)).eval()
-    loaded, _ = eval_losses(model, [example], batch_size=1, pad_token_id=pad_token_id)
-    if abs(loaded - trained) > _TOLERANCE * max(1.0, trained):
-        raise _Unfit(f"its loss was {trained:.4f} when it was saved and is {loaded:.4f} when it is loaded again.")
-    batch = collate([example], loss_on="whole", pad_token_id=pad_token_id)
-    with torch.no_grad():
-        its_own = model(**{name: one.to(model.device) for name, one in batch.items()}, use_cache=False).loss.item()
-    if abs(loaded - its_own) > _TOLERANCE * max(1.0, its_own):
-        raise _Unfit(
-            f"its logits do not stand where its tokens do: the loss at the labels' places is {loaded:.4f}, the "
-            f"model's own {its_own:.4f}, as with virtual tokens before a text."
-        )
-    gap = _cache_gap(model, example)
-    if not gap <= max(_TOLERANCE, _TIMES_THE_BASES_OWN * noise):
-        raise _Unfit(
-            f"it generates differently with and without a cache: logits are {gap:.2g} standard deviations apart, "
-            f"the base's own {noise:.2g}."
-        )
+    model = load_adapter(base.model, folder / str(trajectory.points[-1].checkpoint))
+    loaded, _ = eval_losses(model, [example], batch_size=1, pad_token_id=base.tokenizer.pad_token_id or 0)
+    if not abs(loaded - trained) <= _TOLERANCE * max(1.0, trained):
+        raise Unsound(f"its loss was {trained:.4f} when it was saved and is {loaded:.4f} when it is loaded again.")
+    check_gaps(_gaps(model, material, example), of_base)
+    if study.drift is not None or study.settings(trajectory.arm).hold_weight:
+        check_switched_off(model, whole_logits(material.base.model, example.input_ids), example.input_ids)
 
 
-def _cache_gap(model: Any, example: EncodedExample) -> float:
-    """How far logits lie apart when the same is generated with and without a cache, in their standard deviations."""
-    import torch
+def _gaps(model: Any, material: Material, example: EncodedExample) -> Gaps:
+    from tinyengram.scoring.soundness import measure_gaps
 
-    prompt = example.input_ids[: max(1, example.answer_mask.index(True))]
-    ids = torch.tensor([prompt], device=model.device)
-
-    def generated(use_cache: bool) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        with torch.inference_mode():
-            output = model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=_NEW_TOKENS,
-                min_new_tokens=_NEW_TOKENS,
-                do_sample=False,
-                use_cache=use_cache,
-                output_logits=True,
-                return_dict_in_generate=True,
-            )
-        return output.sequences[0, len(prompt) :], [logits[0].float() for logits in output.logits]
-
-    (cached, with_cache), (uncached, without) = generated(True), generated(False)
-    gap = 0.0
-    for step in range(_NEW_TOKENS):
-        apart = (with_cache[step] - without[step]).abs().max() / without[step].std()
-        gap = max(gap, apart.item()) if math.isfinite(apart.item()) else math.inf
-        if cached[step] != uncached[step]:  # From here on they read different texts.
-            break
-    return gap
+    prompt = example.input_ids[: max(2, example.answer_mask.index(True))]
+    return measure_gaps(model, material.base.tokenizer, prompt)

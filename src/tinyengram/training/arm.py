@@ -7,15 +7,21 @@ to the bit.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinyengram.errors import TinyEngramError
 from tinyengram.progress import StepEvent
+from tinyengram.training.adapters import describe_base
+from tinyengram.training.losses import eval_losses
+from tinyengram.training.options import total_steps
 from tinyengram.training.settings import TrainingSettings
 from tinyengram.training.trajectory import (
     Trajectory,
+    TrajectoryPoint,
     drop_unfinished_checkpoints,
     keep_adapter_only,
     read_trajectory,
@@ -58,7 +64,7 @@ def train_arm(
         on_step: Called after every optimizer step and at every stop.
 
     Returns:
-        The finished trajectory.
+        The finished trajectory. A run whose loss is no longer finite is stopped there (``broke_down_at``).
 
     Raises:
         KeyboardInterrupt: Passed on; a later call continues from the last whole checkpoint.
@@ -68,6 +74,7 @@ def train_arm(
 
     from tinyengram.training.holding import answered_by_base
     from tinyengram.training.trainer import ArmTrainer, Lessons, TrajectoryKeeper, training_arguments
+    from tinyengram.training.upkeep import look_at_data
 
     done = read_trajectory(folder)
     if done is not None and done.finished:
@@ -78,8 +85,11 @@ def train_arm(
         if not unanswerable:
             raise TinyEngramError(f"hold_weight={settings.hold_weight} needs prompts to hold, and there are none.")
         held = answered_by_base(base.model, unanswerable, pad_token_id=pad_token_id, new_tokens=settings.hold_tokens)
+    description = describe_base(base.model)
+    points = done.points if done else [_start(base, eval, settings, pad_token_id)]
     set_seed(seed)  # For the adapter's own first values; Trainer seeds again for the order of the data.
     model: Any = get_peft_model(base.model, config)
+    look_at_data(model, train, loss_on=settings.loss_on, pad_token_id=pad_token_id)
     trajectory = Trajectory(
         arm=arm,
         seed=seed,
@@ -87,7 +97,7 @@ def train_arm(
         learning_rate=settings.learning_rate,
         trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         loss_on=settings.loss_on,
-        points=done.points if done else [],
+        points=points,
         finished=False,
     )
     last = next((point.checkpoint for point in reversed(trajectory.points) if point.checkpoint), None)
@@ -96,12 +106,17 @@ def train_arm(
         Lessons(train, eval, held),
         settings,
         pad_token_id,
-        TrajectoryKeeper(folder, trajectory, on_step),
-        args=training_arguments(settings, seed, folder, continues=bool(trajectory.points)),
+        TrajectoryKeeper(folder, trajectory, on_step, description),
+        args=training_arguments(settings, seed, folder),
     )
     writes = trainer.is_world_process_zero()  # Of several processes the first.
     if writes:
         drop_unfinished_checkpoints(folder, trajectory)
+    if done is None:
+        if writes:
+            write_trajectory(folder, trajectory)
+        if on_step is not None:
+            on_step(_start_event(trajectory, total_steps(settings, len(train), trainer.args.world_size)))
     trainer.train(resume_from_checkpoint=str(folder / last) if last else None)
     trajectory.finished = True
     if writes:
@@ -110,3 +125,36 @@ def train_arm(
             if point.checkpoint:
                 keep_adapter_only(folder / point.checkpoint)
     return trajectory
+
+
+def _start(
+    base: Base, eval: Sequence[EncodedExample], settings: TrainingSettings, pad_token_id: int
+) -> TrajectoryPoint:
+    """What the base itself loses, before there is an adapter: not every method begins by changing nothing."""
+    begun = time.monotonic()
+    whole, answer = eval_losses(
+        base.model, eval, batch_size=settings.eval_batch_size or settings.batch_size, pad_token_id=pad_token_id
+    )
+    return TrajectoryPoint(
+        step=0,
+        tokens=0,
+        seconds=time.monotonic() - begun,
+        train_loss=None,
+        eval_loss_whole=whole,
+        eval_loss_answer=answer,
+        checkpoint=None,
+    )
+
+
+def _start_event(trajectory: Trajectory, steps: int) -> StepEvent:
+    start = trajectory.points[0]
+    return StepEvent(
+        arm=trajectory.arm,
+        seed=trajectory.seed,
+        step=0,
+        total_steps=steps,
+        loss=None,
+        tokens_per_second=0.0,
+        seconds_left=math.nan,
+        eval_loss=start.eval_loss_whole if trajectory.loss_on == "whole" else start.eval_loss_answer,
+    )

@@ -65,14 +65,17 @@ def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of each label in nats, float32 ``(batch, n)``, zero where there is none.
 
     Args:
-        logits: ``(batch, length, vocab)``, or ``(batch, n, vocab)`` at :func:`predicting_positions` only.
+        logits: ``(batch, length, vocab)``, or ``(batch, n, vocab)`` at :func:`predicting_positions` only; of a model
+            that puts virtual tokens before the text ``(batch, virtual + length, vocab)``.
         labels: int64 ``(batch, length)``.
     """
     from torch.nn import functional as F
 
+    from tinyengram.virtual_tokens import without_virtual
+
     positions = predicting_positions(labels)
     if logits.shape[1] != len(positions):
-        logits = logits[:, positions]
+        logits = without_virtual(logits, labels.shape[1])[:, positions]
     targets = labels[:, positions + 1]
     losses = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
     return losses.view(targets.shape)

@@ -17,10 +17,11 @@ import torch
 from torch.nn import functional as F
 
 from tinyengram.errors import TinyEngramError
-from tinyengram.host import adapters_off, base_is_below, has_virtual_tokens, takes_argument
+from tinyengram.host import adapters_off, base_is_below
 from tinyengram.tasks.conversations import Conversation, request, system_text, user_request
 from tinyengram.tasks.rendering import EncodedExample, Renderer
 from tinyengram.training.batches import IGNORED, collate, left_padded, predicting_positions
+from tinyengram.virtual_tokens import takes_positions, without_virtual
 
 if TYPE_CHECKING:
     from transformers import Trainer as _Trainer
@@ -136,11 +137,10 @@ def divergence_from_base(model: Any, examples: Sequence[EncodedExample], *, pad_
 
 def _log_probabilities(model: Any, inputs: dict[str, torch.Tensor], positions: torch.Tensor) -> torch.Tensor:
     """float32 ``(batch, n, vocab)`` at ``positions``."""
-    peft_model, length = getattr(model, "module", model), inputs["input_ids"].shape[1]
-    chosen = takes_argument(peft_model, "logits_to_keep") and not has_virtual_tokens(peft_model)
-    logits = model(**inputs, use_cache=False, **({"logits_to_keep": positions} if chosen else {})).logits
-    if not chosen:
-        logits = logits[:, -length:][:, positions]  # Virtual tokens stand before the text.
+    options = {"logits_to_keep": positions} if takes_positions(getattr(model, "module", model)) else {}
+    logits = model(**inputs, use_cache=False, **options).logits
+    if logits.shape[1] != len(positions):
+        logits = without_virtual(logits, inputs["input_ids"].shape[1])[:, positions]
     return logits.float().log_softmax(-1)
 
 

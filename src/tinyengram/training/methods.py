@@ -8,17 +8,24 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from tinyengram.errors import TinyEngramError, nearest
-from tinyengram.host import peft_methods
+from tinyengram.host import peft_methods, versions
+from tinyengram.training.options import fill_in, refuse_method, refuse_options, refuse_unknown
 
 if TYPE_CHECKING:
     from peft import PeftConfig
 
     from tinyengram.sources import Base
     from tinyengram.tasks.rendering import EncodedExample
+    from tinyengram.training.settings import TrainingSettings
 
 
 def peft_config(
-    method: str, options: dict[str, Any], *, base: Base, train: Sequence[EncodedExample] | None = None
+    method: str,
+    options: dict[str, Any],
+    *,
+    base: Base,
+    train: Sequence[EncodedExample] | None = None,
+    settings: TrainingSettings | None = None,
 ) -> PeftConfig:
     """Make the PEFT config of an arm from its name and options.
 
@@ -31,30 +38,40 @@ def peft_config(
         options: Its options, by PEFT's names.
         base: The base that will be adapted.
         train: Training examples, for methods that look at them.
+        settings: How it will be trained, for methods that must know its length (AdaLoRA).
 
     Raises:
-        TinyEngramError: The method or an option is unknown, or a value is refused; names the nearest.
+        TinyEngramError: The method or an option is unknown, or is not taken; says why and names the nearest.
     """
     import tinyengram.memory  # noqa: F401 - makes Engram known to PEFT
 
     known = peft_methods()
-    if method.lower() not in known:
-        raise TinyEngramError(f"PEFT method {method!r} is unknown.{nearest(method.lower(), known)}")
-    config_class = known[method.lower()]
+    name = method.lower()
+    if name not in known:
+        raise TinyEngramError(f"PEFT method {method!r} is unknown.{nearest(name, known)}")
+    refuse_method(name)
+    config_class = known[name]
     allowed = {field.name for field in dataclasses.fields(config_class)} - {"fingerprint", "peft_type", "auto_mapping"}
-    for name in options:
-        if name not in allowed:
-            raise TinyEngramError(f"Option {name!r} is unknown to the PEFT method {method!r}.{nearest(name, allowed)}")
-    options = {"task_type": "CAUSAL_LM", **options}
-    if method.lower() == "engram":
+    refuse_unknown(method, options, allowed)
+    refuse_options(name, options)
+    options = fill_in(name, options, allowed, base=base, settings=settings, examples=len(train or ()))
+    if name == "engram":
         options.setdefault("tokenizer_name_or_path", base.tokenizer.name_or_path)
         options.setdefault("pad_token_id", base.tokenizer.pad_token_id or 0)
         if options.get("memory") == "exact":
             options["ngrams"] = _collect(options, base, train or [])
     try:
         return config_class(**options)
-    except (TypeError, ValueError) as error:
-        raise TinyEngramError(f"The options of {method!r} are refused: {error}") from error
+    except Exception as error:  # Of whatever kind: PEFT's methods have no agreed one.
+        raise TinyEngramError(f"The options of {method!r} are refused: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What an error of PEFT says, in a line; its kind where that is an accident and not meant for a reader."""
+    said = " ".join(str(error).split())
+    if isinstance(error, ValueError | ImportError | NotImplementedError) and said:
+        return said
+    return f"{said or type(error).__name__} ({type(error).__name__} in {versions()})"
 
 
 def _collect(options: dict[str, Any], base: Base, train: Sequence[EncodedExample]) -> Any:
@@ -89,22 +106,52 @@ def check_config(config: PeftConfig, base: Base) -> int:
     Raises:
         TinyEngramError: PEFT or the method refuses; its reason is passed on.
     """
+    refuse_names_without_module(config, base.model)
+    try:
+        try:
+            trainable = _trainable_parameters(config, base, hollow=True)
+        except Exception:  # The method looks at the base's weights, or it fails there too.
+            trainable = _trainable_parameters(config, base, hollow=False)
+    except Exception as error:
+        raise TinyEngramError(f"{type(config).__name__} does not fit the base: {_reason(error)}") from error
+    if not trainable:
+        raise TinyEngramError(f"{type(config).__name__} trains no parameter of the base; give it something to adapt.")
+    return trainable
+
+
+def _trainable_parameters(config: PeftConfig, base: Base, *, hollow: bool) -> int:
+    """How many parameters an adapter trains, counted on a copy of the base, which has no weights if ``hollow``."""
     import copy
 
     import torch
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM
 
-    def adapted(hollow: bool) -> int:
-        with torch.device("meta") if hollow else nullcontext():
-            model: Any = AutoModelForCausalLM.from_config(base.model.config) if hollow else copy.deepcopy(base.model)
-            model = get_peft_model(model, copy.deepcopy(config))
-        return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    with torch.device("meta") if hollow else nullcontext():
+        model: Any = AutoModelForCausalLM.from_config(base.model.config) if hollow else copy.deepcopy(base.model)
+        model = get_peft_model(model, copy.deepcopy(config))
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
-    try:
-        try:
-            return adapted(hollow=True)
-        except (NotImplementedError, RuntimeError):  # The method looks at the base's weights.
-            return adapted(hollow=False)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise TinyEngramError(f"{type(config).__name__} does not fit the base: {error}") from error
+
+def refuse_names_without_module(config: PeftConfig, model: Any) -> None:
+    """Refuse a config that names modules of which some are not there: PEFT adapts the others without a word.
+
+    Raises:
+        TinyEngramError: Names those, and what they may be meant to be.
+    """
+    modules = [name for name, _ in model.named_modules()]
+    for option in _NAMES_MODULES:
+        wanted = getattr(config, option, None)
+        if not wanted or isinstance(wanted, str):  # A pattern, or all-linear.
+            continue
+        absent = sorted(name for name in wanted if not any(f".{module}".endswith(f".{name}") for module in modules))
+        if absent:
+            parts = {name.rpartition(".")[2] for name in modules} - {""}
+            parts = {part for part in parts if not part.isdigit()}
+            raise TinyEngramError(
+                f"{type(config).__name__}: {option} names {', '.join(map(repr, absent))}, and the base has no such "
+                f"module.{nearest(absent[0], parts)}"
+            )
+
+
+_NAMES_MODULES = ("target_modules", "feedforward_modules", "exclude_modules", "modules_to_save")

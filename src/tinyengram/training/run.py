@@ -69,7 +69,7 @@ def run_job(
         trajectory = train_arm(
             arm=label,
             base=base,
-            config=peft_config(job.method, job.options, base=base, train=examples.train),
+            config=peft_config(job.method, job.options, base=base, train=examples.train, settings=job.settings),
             train=examples.train,
             eval=examples.held_out,
             settings=job.settings,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,14 +14,16 @@ import torch
 from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from tinyengram.host import takes_argument
 from tinyengram.memory.optim import row_sparse_adamw
 from tinyengram.progress import StepEvent
+from tinyengram.training.adapters import note_base
 from tinyengram.training.batches import IGNORED, collate, predicting_positions, token_losses
 from tinyengram.training.holding import HoldToBase
 from tinyengram.training.losses import eval_losses
 from tinyengram.training.settings import TrainingSettings
 from tinyengram.training.trajectory import Trajectory, TrajectoryPoint, keep_adapter_only, write_trajectory
+from tinyengram.training.upkeep import Allocation, PromptEncoder, own_penalty
+from tinyengram.virtual_tokens import takes_positions
 
 if TYPE_CHECKING:
     from tinyengram.tasks.rendering import EncodedExample
@@ -91,9 +94,9 @@ class ArmTrainer(HoldToBase, Trainer):
             model=model,
             train_dataset=list(lessons.train),
             eval_dataset=list(lessons.held_out),
-            data_collator=Batcher(settings.loss_on, pad_token_id, takes_argument(model, "logits_to_keep")),
+            data_collator=Batcher(settings.loss_on, pad_token_id, takes_positions(model)),
             compute_loss_func=mean_token_loss,
-            callbacks=[keeper],
+            callbacks=[*(kind(model, keeper.folder) for kind in (Allocation, PromptEncoder)), keeper],
             held=lessons.held,
             hold_weight=settings.hold_weight if lessons.held else 0.0,
             hold_batch_size=settings.hold_batch_size,
@@ -116,6 +119,12 @@ class ArmTrainer(HoldToBase, Trainer):
     def _pad_token_id(self) -> int:
         return self._padding
 
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        loss: Any = super().compute_loss(model, inputs, *args, **kwargs)
+        if not model.training:
+            return loss
+        return loss + own_penalty(self.model) / self._settings.gradient_accumulation
+
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         whole, answer = eval_losses(
             self.model,
@@ -130,8 +139,8 @@ class ArmTrainer(HoldToBase, Trainer):
         return metrics
 
 
-def training_arguments(settings: TrainingSettings, seed: int, folder: Path, *, continues: bool) -> TrainingArguments:
-    """The arguments of an arm's trainer; a run that ``continues`` measured its start before."""
+def training_arguments(settings: TrainingSettings, seed: int, folder: Path) -> TrainingArguments:
+    """The arguments of an arm's trainer; the start is measured before, on the base itself."""
     arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=settings.batch_size,
@@ -148,7 +157,6 @@ def training_arguments(settings: TrainingSettings, seed: int, folder: Path, *, c
         bf16=settings.bf16,
         eval_strategy="steps",
         eval_steps=settings.eval_every,
-        eval_on_start=not continues,
         save_strategy="steps",
         save_steps=settings.eval_every,
         logging_strategy="steps",
@@ -168,16 +176,24 @@ def training_arguments(settings: TrainingSettings, seed: int, folder: Path, *, c
 
 
 class TrajectoryKeeper(TrainerCallback):
-    """Writes the trajectory once a checkpoint is whole, and tells how the arm is doing.
+    """Writes the trajectory once a checkpoint is whole, tells how the arm is doing, and stops a run that breaks down.
 
     Args:
         folder: Of the run.
         trajectory: What was measured so far; grows.
         on_step: Told after every step and at every stop; None: nobody is.
+        base: Written beside every adapter; see :func:`tinyengram.training.adapters.describe_base`.
     """
 
-    def __init__(self, folder: Path, trajectory: Trajectory, on_step: Callable[[StepEvent], None] | None) -> None:
-        self._folder, self._trajectory, self._on_step = folder, trajectory, on_step
+    def __init__(
+        self,
+        folder: Path,
+        trajectory: Trajectory,
+        on_step: Callable[[StepEvent], None] | None,
+        base: dict[str, Any],
+    ) -> None:
+        self.folder = folder
+        self._trajectory, self._on_step, self._base = trajectory, on_step, base
         self._pending: TrajectoryPoint | None = None
         self._before = trajectory.points[-1].seconds if trajectory.points else 0.0
         self._begun = time.monotonic()
@@ -196,9 +212,14 @@ class TrajectoryKeeper(TrainerCallback):
         if logs and "loss" in logs:
             self._losses.append(logs["loss"])
             self._tell(state, None)
+            if not math.isfinite(logs["loss"]):
+                self._break_down(state, control)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict | None = None, **_: Any) -> None:
         assert metrics is not None
+        if not math.isfinite(metrics["eval_loss_whole"]):
+            self._break_down(state, control)
+            return
         self._pending = TrajectoryPoint(
             step=state.global_step,
             tokens=int(state.num_input_tokens_seen),
@@ -206,25 +227,31 @@ class TrajectoryKeeper(TrainerCallback):
             train_loss=fmean(self._losses) if self._losses else None,
             eval_loss_whole=metrics["eval_loss_whole"],
             eval_loss_answer=metrics["eval_loss_answer"],
-            checkpoint=f"checkpoint-{state.global_step}" if state.global_step else None,
+            checkpoint=f"checkpoint-{state.global_step}",
         )
-        if not state.global_step:
-            self._commit(args)
         self._tell(state, metrics["eval_loss"])
         self._losses.clear()
 
+    def _break_down(self, state: Any, control: Any) -> None:
+        """Stop here: what comes after a loss that is not finite is not finite either."""
+        self._trajectory.broke_down_at = state.global_step
+        control.should_training_stop = True
+        control.should_evaluate = control.should_save = False
+
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         previous = self._trajectory.points[-1].checkpoint if self._trajectory.points else None
+        if not args.process_index:
+            note_base(self.folder / f"checkpoint-{state.global_step}", self._base)
         self._commit(args)
         if previous and not args.process_index:
-            keep_adapter_only(self._folder / previous)
+            keep_adapter_only(self.folder / previous)
 
     def _commit(self, args: Any) -> None:
         points = self._trajectory.points
         if self._pending is not None and self._pending.step not in {point.step for point in points}:
             points.append(self._pending)
             if not args.process_index:
-                write_trajectory(self._folder, self._trajectory)
+                write_trajectory(self.folder, self._trajectory)
         self._pending = None
 
     def _tell(self, state: Any, eval_loss: float | None) -> None:

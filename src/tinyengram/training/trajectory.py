@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from tinyengram.errors import TinyEngramError
 from tinyengram.files import read_model, write_atomically
 
 _FILE = "trajectory.json"
@@ -36,6 +37,7 @@ class Trajectory(_Record):
     """The stops of one arm with one seed, in order of steps; step 0 is the base itself.
 
     ``job`` is the digest of the job, which names its folder; empty in runs before 0.2.
+    ``broke_down_at`` is the step whose loss was not finite, at which the run was stopped; None: it did not break down.
     """
 
     arm: str
@@ -47,6 +49,26 @@ class Trajectory(_Record):
     loss_on: Literal["whole", "answer"]
     points: list[TrajectoryPoint]
     finished: bool
+    broke_down_at: int | None = None
+
+
+def unbroken(trajectory: Trajectory) -> Trajectory:
+    """The trajectory, which did not break down.
+
+    Raises:
+        TinyEngramError: It did; names the step and the rate.
+    """
+    if trajectory.broke_down_at is not None:
+        raise TinyEngramError(f"{breakdown(trajectory)} Give a lower learning_rate, or several to choose from (rates).")
+    return trajectory
+
+
+def breakdown(trajectory: Trajectory) -> str:
+    """A sentence on where a run broke down."""
+    return (
+        f"Arm {trajectory.arm!r} ({trajectory.method}), seed {trajectory.seed}, broke down: its loss was not finite at "
+        f"step {trajectory.broke_down_at} with learning rate {trajectory.learning_rate:g}, and it was stopped there."
+    )
 
 
 def read_trajectory(folder: Path) -> Trajectory | None:
