@@ -16,10 +16,11 @@ from tinyengram import hardware, host
 from tinyengram.errors import TinyEngramError
 from tinyengram.scoring.truthfulqa import score_truthfulqa
 from tinyengram.study.checks import check_arms
-from tinyengram.study.material import Material, load_anew, prepare
+from tinyengram.study.material import Material, prepare
 from tinyengram.study.plan import ArmSection, Study, load_study
 from tinyengram.study.rehearsal import rehearse
 from tinyengram.training import load_adapter, peft_config, train_arm
+from tinyengram.training.job import load_fresh
 
 RATE, STEPS, BATCH, EVAL, QUESTIONS = 1e-3, 8, 1, 2, 10
 # What a method cannot be made without.
@@ -36,11 +37,13 @@ def main() -> None:
     training = {"loss_on": "answer", "batch_size": BATCH, "max_steps": STEPS, "eval_every": STEPS, "warmup_ratio": 0.0}
     training |= {"learning_rate": RATE, "lr_scheduler": "constant"}
     study = study.model_copy(update={"data": data, "training": training, "reference": "it"})
-    material = prepare(study)
-    material.train.sort(key=lambda one: len(one.input_ids))
-    material.held_out.sort(key=lambda one: len(one.input_ids))
+    material = prepare(study.base, study.data, study.probes)
+    material.examples.train.sort(key=lambda one: len(one.input_ids))
+    material.examples.held_out.sort(key=lambda one: len(one.input_ids))
     machine = hardware.describe()
-    base = score_truthfulqa(material.base.model, material.base.tokenizer, material.questions.questions[:QUESTIONS])
+    base = score_truthfulqa(
+        material.base.model, material.base.tokenizer, material.questions.truthfulqa.questions[:QUESTIONS]
+    )
     print(f"{host.versions()}; {machine.processor}, {machine.cores} cores. The base's MC2: {100 * base.mc2:.1f}.\n")
     print(f"| method | trained | loss, {STEPS} steps at {RATE:g} | MC2 of {QUESTIONS} | cached = uncached |")
     print("|---|--:|--:|--:|---|", flush=True)
@@ -60,19 +63,19 @@ def tried(method: str, study: Study, material: Material) -> str:
     with tempfile.TemporaryDirectory() as folder:
         check_arms(study, material, Path(folder))
         rehearse(study, material, ["it"], looks=True)
-        settings, base, train = study.settings("it"), load_anew(study), material.train[: STEPS * BATCH]
+        settings, base, train = study.settings("it"), load_fresh(study.base), material.examples.train[: STEPS * BATCH]
         trajectory = train_arm(
             arm="it",
             base=base,
             config=peft_config(method, arm.options, base=base, train=train, settings=settings),
             train=train,
-            eval=material.held_out[:EVAL],
+            eval=material.examples.held_out[:EVAL],
             settings=settings,
             seed=0,
             folder=Path(folder),
         )
-        model = load_adapter(load_anew(study).model, Path(folder) / str(trajectory.points[-1].checkpoint))
-    scores = score_truthfulqa(model, base.tokenizer, material.questions.questions[:QUESTIONS])
+        model = load_adapter(load_fresh(study.base).model, Path(folder) / str(trajectory.points[-1].checkpoint))
+    scores = score_truthfulqa(model, base.tokenizer, material.questions.truthfulqa.questions[:QUESTIONS])
     start, end = trajectory.points[0], trajectory.points[-1]
     losses = f"{start.eval_loss_answer:.2f} → {end.eval_loss_answer:.2f}"
     return f"{trajectory.trainable_parameters:,} | {losses} | {100 * scores.mc2:.1f} | yes |"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tinyengram.study.progress import Event, PhaseEvent
 
 from tinyengram.errors import TinyEngramError
+from tinyengram.progress import Event, PhaseEvent
 from tinyengram.study.plan import Study, load_study, presets
 from tinyengram.study.run import run_study
 

@@ -100,7 +100,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 @pytest.fixture(scope="module")
 def material(study: Study) -> Material:
-    return prepare(study)
+    return prepare(study.base, study.data, study.probes)
 
 
 def with_method(study: Study, method: str) -> Study:
@@ -127,7 +127,7 @@ def test_trains_and_scores_and_generates_or_is_refused(
     assert method not in REFUSED
     examples = [
         EncodedExample(one.input_ids[-60:], one.answer_mask[-60:], one.id)  # Their end, which is what is learnt.
-        for one in material.train[:4]
+        for one in material.examples.train[:4]
     ]
     trained = copy.deepcopy(base.model)
     given = settings(learning_rate=0.01, max_steps=3, eval_every=3, batch_size=2, loss_on="whole")
