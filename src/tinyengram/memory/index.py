@@ -55,6 +55,7 @@ class EngramIndex(nn.Module):
         if config.memory == "hashed":
             primes = head_sizes(config.layer_ids, config.engram_vocab_size, config.n_head_per_ngram)
             self.register_buffer("sizes", torch.tensor([primes[layer] for layer in config.layer_ids]))
+            self.largest = max(size for heads in sum(primes.values(), []) for size in heads)
             multipliers = [
                 hash_multipliers(layer, config.max_ngram_size, self.compressed_vocab_size, config.seed)
                 for layer in config.layer_ids
@@ -123,7 +124,9 @@ class EngramIndex(nn.Module):
             known = torch.tensor([len(self.ngram_keys)], device=rows.device)
             return torch.where(rows < known, self._control(rows, known), known)
         at = self.layer_ids.index(layer_id)
-        rows = hashed_rows(window, self.multipliers[at], self.sizes[at])
+        rows = reading.once(
+            (adapter_name, "rows"), lambda: hashed_rows(window, self.multipliers, self.sizes, self.largest)
+        )[at]
         return rows if self.which_rows == "ngram" else self._control(rows, self.sizes[at].flatten())
 
     def _refuse_unloaded(self, adapter_name: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
+from torch.nn import functional as F
 
 from tinyengram import host
 from tinyengram.memory.base import (
@@ -216,36 +217,27 @@ class EngramModel(BaseTuner):
         if lacking > 0 and self._is_active():
             raise state.forgotten(lacking)
         seen = state if state.first < past else None
-        positions = given.get("position_ids")
-        if positions is None:
-            last = ids.new_full((batch, 1), past - 1) if seen is None else seen.positions[:, -1:]
-            positions = last + torch.arange(1, length + 1, device=ids.device)
-        else:
-            # Multimodal models give one plane of positions for each axis; text counts along the first.
-            positions = positions.reshape(-1, *positions.shape[-2:])[0].expand(batch, length)
-        mask = given.get("attention_mask")
-        valid, attends_previous = _what_mask_says(mask, past, batch, length, ids.device)
-        texts = number_texts(
-            valid,
-            positions,
-            attends_previous,
-            None if seen is None else seen.texts,
-            None if seen is None else seen.positions,
-        )
-        before = ids.new_zeros(batch, reach)
-        timeline, timeline_texts = [before, ids], [before, texts]
+        positions, mask = given.get("position_ids"), _mask_of(given.get("attention_mask"))
+        tokens, texts, timeline = ids, None, None
         if seen is not None and reach:
-            tokens, numbers = seen.tokens[:, -reach:], seen.texts[:, -reach:]
-            missing = before[:, tokens.shape[1] :]
-            timeline, timeline_texts = [missing, tokens, ids], [missing, numbers, texts]
+            tokens = torch.cat([seen.tokens[:, -reach:], ids], dim=1)
+        # Known without a look at values, on which no compiled graph can depend.
+        if positions is not None or mask is not None or not state.plain:
+            texts, positions = _texts(ids, positions, mask, past, seen)
+            tokens, timeline = _behind_zeros(tokens, length + reach), texts
+            if seen is not None and reach:
+                timeline = torch.cat([seen.texts[:, -reach:], texts], dim=1)
+            timeline = _behind_zeros(timeline, length + reach)
         kept = cache is not None or given.get("use_cache") is not False
         if kept:
+            behind = 0
             # Up to the margin a chunk is kept whole, and on a GPU it costs a wait to ask how much of it is padding.
-            behind = _padding_behind(valid) if length > MARGIN and isinstance(mask, torch.Tensor) else 0
+            if length > MARGIN and mask is not None and texts is not None:
+                behind = length if torch.compiler.is_compiling() else _padding_behind(texts)
             state.extend(ids, texts, positions, reach=reach, behind=behind)
         return Reading(
-            tokens=torch.cat(timeline, dim=1),
-            texts=torch.cat(timeline_texts, dim=1),
+            tokens=tokens,
+            texts=timeline,
             length=length,
             rows_of=lambda adapter, layer, reading: self._index(adapter).rows(adapter, layer, reading),
             state=state if kept else None,
@@ -279,27 +271,57 @@ def _reach(config: Any) -> int:
     return max(config.max_ngram_size - 1, max(0, config.kernel_size - 1) * config.max_ngram_size)
 
 
-def _padding_behind(valid: torch.Tensor) -> int:
-    """Places of padding behind the shortest row; ``valid`` is bool ``(batch, length)``."""
-    place = torch.arange(1, valid.shape[1] + 1, device=valid.device)
-    return valid.shape[1] - int((place * valid).amax(1).min())
+def _padding_behind(texts: torch.Tensor) -> int:
+    """Places of padding behind the shortest row; ``texts`` is int64 ``(batch, length)``, 0 for padding."""
+    place = torch.arange(1, texts.shape[1] + 1, device=texts.device)
+    return texts.shape[1] - int((place * (texts > 0)).amax(1).min())
+
+
+def _behind_zeros(timeline: torch.Tensor, length: int) -> torch.Tensor:
+    """``timeline`` ``(batch, time)`` with as many zeros before it as it lacks to ``length``."""
+    return F.pad(timeline, (length - timeline.shape[1], 0)) if timeline.shape[1] < length else timeline
+
+
+def _texts(
+    ids: torch.Tensor,
+    positions: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    past: int,
+    seen: EngramCacheLayer | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Numbers of the texts that a chunk's tokens belong to, and their positions; each int64 ``(batch, length)``."""
+    batch, length = ids.shape
+    if positions is None:
+        last = ids.new_full((batch, 1), past - 1) if seen is None else seen.positions[:, -1:]
+        positions = last + torch.arange(1, length + 1, device=ids.device)
+    else:
+        # Multimodal models give one plane of positions for each axis; text counts along the first.
+        positions = positions.reshape(-1, *positions.shape[-2:])[0].expand(batch, length)
+    valid, attends_previous = _what_mask_says(mask, past, batch, length, ids.device)
+    before = (None, None) if seen is None else (seen.texts, seen.positions)
+    return number_texts(valid, positions, attends_previous, *before), positions
+
+
+def _mask_of(given: Any) -> torch.Tensor | None:
+    """The mask among masks by kind of attention, or the only one; None where it is no tensor."""
+    if isinstance(given, dict):
+        given = given.get("full_attention", next(iter(given.values()), None))
+    return given if isinstance(given, torch.Tensor) else None
 
 
 def _what_mask_says(
-    mask: Any, past: int, batch: int, length: int, device: torch.device
+    mask: torch.Tensor | None, past: int, batch: int, length: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Which tokens of a chunk are real, and which attend to the one before them.
 
     Args:
-        mask: None; bool or int ``(batch, past + length)``; a block mask ``(batch, 1, length, past + length)``, bool or
-            added to the scores; or such masks by kind of attention.
+        mask: None; bool or int ``(batch, past + length)``; or a block mask ``(batch, 1, length, past + length)``, bool
+            or added to the scores.
 
     Returns:
         bool ``(batch, length)``, and bool ``(batch, length)`` or None where the mask does not say.
     """
-    if isinstance(mask, dict):
-        mask = mask.get("full_attention", next(iter(mask.values()), None))
-    if not isinstance(mask, torch.Tensor):
+    if mask is None:
         return torch.ones(batch, length, dtype=torch.bool, device=device), None
     if mask.dim() == 2:
         return mask[:, past : past + length].bool().expand(batch, length), None
