@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers import StaticCache
 
 from tests.memory.tiny import logits_of, some_ids, tiny_model, trained_memory
 from tinyengram import collect_ngrams
@@ -68,11 +69,23 @@ def test_training_is_one_graph_with_the_same_gradients(memory: str) -> None:
     torch.testing.assert_close(gradients[1], gradients[0], atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_decoding_with_a_static_cache_is_compiled_twice_at_most(memory: str) -> None:
+    """For the first length, and for any."""
+    model, graphs = trained_memory(**MEMORIES[memory]), Graphs()
+    cache = StaticCache(config=model.config, max_cache_len=32)
+    parts = [logits_of(model, IDS[:, :8], cache=cache)]
+    compiled = torch.compile(model, fullgraph=True, backend=graphs)
+    parts += [logits_of(compiled, IDS[:, at : at + 1], cache=cache) for at in range(8, 20)]
+    assert len(graphs) <= 2
+    torch.testing.assert_close(torch.cat(parts, dim=1), logits_of(model, IDS, use_cache=False), atol=1e-4, rtol=1e-4)
+
+
 def test_a_compiled_exact_memory_is_silent_where_nothing_is_known() -> None:
     model = trained_memory(**MEMORIES["exact"])
     known = {tuple(pair) for pair in model.base_model.engram_index["default"].ngrams[:, :2].tolist()}
-    text = [token for token in range(3, 90, 2)]
-    assert not known & {(b, a) for a, b in zip([0, *text], text)}
+    text = list(range(3, 90, 2))
+    assert not known & {(b, a) for a, b in zip([0, *text[:-1]], text, strict=True)}
     ids = torch.tensor([text])
     compiled = torch.compile(model, fullgraph=True, backend=Graphs())
     assert torch.equal(logits_of(compiled, ids, use_cache=False), logits_of(tiny_model(), ids, use_cache=False))

@@ -55,7 +55,7 @@ class EngramIndex(nn.Module):
         if config.memory == "hashed":
             primes = head_sizes(config.layer_ids, config.engram_vocab_size, config.n_head_per_ngram)
             self.register_buffer("sizes", torch.tensor([primes[layer] for layer in config.layer_ids]))
-            self.largest = max(size for heads in sum(primes.values(), []) for size in heads)
+            self.largest = max(size for orders in primes.values() for heads in orders for size in heads)
             multipliers = [
                 hash_multipliers(layer, config.max_ngram_size, self.compressed_vocab_size, config.seed)
                 for layer in config.layer_ids

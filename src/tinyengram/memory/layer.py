@@ -131,11 +131,12 @@ class EngramMemory(nn.Module):
         None where reading every place is right and as cheap: what is not known reads zeros, and gives exactly zero. In
         a compiled graph no size can depend on what is read.
         """
-        if self.unknown_row is None or torch.compiler.is_compiling():
+        unknown = self.unknown_row
+        if unknown is None or torch.compiler.is_compiling():
             return None
         known = reading.once(
             (adapter_name, "known", rows.device),
-            lambda: (rows != self.unknown_row).any(-1).flatten().nonzero().squeeze(1),
+            lambda: rows.ne(unknown).any(-1).flatten().nonzero().squeeze(1),
         )
         return known if len(known) < _FEW * rows.shape[0] * rows.shape[1] else None
 

@@ -205,8 +205,7 @@ class EngramModel(BaseTuner):
 
     def _reading(self, ids: torch.Tensor, given: dict[str, Any], cache: Any, state: EngramCacheLayer) -> Reading:
         ids = ids.reshape(-1, ids.shape[-1])
-        batch, length = ids.shape
-        past = state.length
+        length, past = ids.shape[1], state.length
         if cache is not None and host.length_of(cache, past) != past:
             raise ValueError(
                 f"The key-value cache holds {host.length_of(cache, past)} tokens but the memory saw {past} of them: "
