@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 
 from tinyengram.memory.config import EngramConfig
 from tinyengram.memory.reading import Reading, ReadingSlot
+from tinyengram.memory.tables import Tables
 
 _NORM_EPS = 1e-6
 # The paper's demo takes the square root of the gate's logit; below this the root's slope is cut.
@@ -21,18 +21,6 @@ _GATE_FLOOR = 1e-6
 _HAS_MKLDNN = torch.backends.mkldnn.is_available()
 # Share of places with a known n-gram below which an exact memory reads those alone.
 _FEW = 0.75
-
-
-def _zeros(n_rows: int, width: int) -> torch.Tensor:
-    """float32 zeros ``(n_rows, width)`` on the default device; on a CPU rows take memory once they are written.
-
-    ``torch.zeros`` writes every page. The kernel's fresh pages are zero as they are, so a large table of which few
-    rows are ever trained stays as small as those.
-    """
-    if torch.get_default_device().type != "cpu" or not hasattr(mmap, "MAP_PRIVATE"):
-        return torch.zeros(n_rows, width)
-    pages = mmap.mmap(-1, 4 * n_rows * width, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return torch.frombuffer(pages, dtype=torch.float32).view(n_rows, width)
 
 
 class EngramMemory(nn.Module):
@@ -61,10 +49,7 @@ class EngramMemory(nn.Module):
         self.kernel_size = config.kernel_size
         self.gate = config.gate
         self.unknown_row = n_rows - 1 if config.memory == "exact" else None
-        # An nn.Embedding, so that DistributedDataParallel knows when its gradient is sparse.
-        self.tables = nn.Embedding.from_pretrained(
-            _zeros(n_rows, config.row_width), freeze=False, padding_idx=self.unknown_row
-        )
+        self.tables = Tables(n_rows, config.row_width, self.unknown_row, config.tables_on)
         self.key_proj = nn.Linear(width, hidden_size, bias=False)
         self.value_proj = nn.Linear(width, hidden_size, bias=False)
         self.key_norm = nn.RMSNorm(hidden_size, eps=_NORM_EPS)
@@ -102,16 +87,16 @@ class EngramMemory(nn.Module):
         Returns:
             ``(batch, length, hidden)`` in the memory's own dtype (or the autocast dtype); None for zeros.
         """
-        known = self._known(rows, reading, key[0])
+        known, rows = self._to_read(rows, reading, key[0])
         if known is None:
-            values = self.read(hidden, rows)
+            values = self.weigh(hidden, self._found(rows, hidden.device, reading, key))
             normed = self.conv_norm(values) if self.kernel_size else values
         else:
             # Without gradients only: every process of a distributed step must give one to each parameter.
             silent = not len(known) and not torch.is_grad_enabled()
             if silent and (not self.kernel_size or reading.nothing_behind(key, self.reach)):
                 return None
-            values = self.read(hidden.flatten(0, 1)[known], self._rows_at(known, rows, reading, key[0]))
+            values = self.weigh(hidden.flatten(0, 1)[known], self._found(rows, hidden.device, reading, key))
             normed = _spread(self.conv_norm(values) if self.kernel_size else values, known, hidden.shape)
         if not self.kernel_size:
             return normed
@@ -125,26 +110,38 @@ class EngramMemory(nn.Module):
         added = convolved.reshape(-1, hidden.shape[-1])
         return added.index_add_(0, known, values).view(hidden.shape)
 
-    def _known(self, rows: torch.Tensor, reading: Reading, adapter_name: str) -> torch.Tensor | None:
-        """Where an exact memory knows an n-gram, int64 ``(places,)`` among ``batch * length``.
+    def fetch(self, rows: torch.Tensor, reading: Reading, key: tuple[str, int]) -> None:
+        """Begin to bring what will be read from the host to where it will be used; arguments as of :meth:`forward`."""
+        device = self.key_proj.weight.device
+        if self.tables.on_host and self.tables.weight.device != device and not torch.is_grad_enabled():
+            reading.fetched[key] = self.find(self._to_read(rows, reading, key[0])[1], device)
 
-        None where reading every place is right and as cheap: what is not known reads zeros, and gives exactly zero. In
-        a compiled graph no size can depend on what is read.
+    def _found(self, rows: torch.Tensor, device: torch.device, reading: Reading, key: tuple[str, int]) -> torch.Tensor:
+        fetched = reading.fetched.pop(key, None)
+        return self.find(rows, device) if fetched is None else fetched
+
+    def _to_read(
+        self, rows: torch.Tensor, reading: Reading, adapter_name: str
+    ) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """Where to read, int64 ``(places,)`` among ``batch * length``, and the rows there, ``(places, …)``.
+
+        An exact memory reads where it knows an n-gram. None, with all rows, where reading every place is right and as
+        cheap: what is not known reads zeros, and gives exactly zero. In a compiled graph no size can depend on what is
+        read.
         """
         unknown = self.unknown_row
         if unknown is None or torch.compiler.is_compiling():
-            return None
+            return None, rows
         known = reading.once(
             (adapter_name, "known", rows.device),
             lambda: rows.ne(unknown).any(-1).flatten().nonzero().squeeze(1),
         )
-        return known if len(known) < _FEW * rows.shape[0] * rows.shape[1] else None
-
-    def _rows_at(self, known: torch.Tensor, rows: torch.Tensor, reading: Reading, adapter_name: str) -> torch.Tensor:
-        """``rows`` at the known places, int64 ``(places, rows per position)``; all layers of a memory share them."""
+        if len(known) >= _FEW * rows.shape[0] * rows.shape[1]:
+            return None, rows
         if self.rows_differ:
-            return rows.flatten(0, 1)[known]
-        return reading.once((adapter_name, "rows at known", rows.device), lambda: rows.flatten(0, 1)[known])
+            return known, rows.flatten(0, 1)[known]
+        at_known = reading.once((adapter_name, "rows at known", rows.device), lambda: rows.flatten(0, 1)[known])
+        return known, at_known
 
     def read(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """The gated value ``v`` at each position.
@@ -156,7 +153,19 @@ class EngramMemory(nn.Module):
         Returns:
             ``(…, hidden)`` in the memory's own dtype (or the autocast dtype).
         """
+        return self.weigh(hidden, self.find(rows, hidden.device))
+
+    def find(self, rows: torch.Tensor, device: torch.device) -> torch.Tensor:
+        """What stands in the rows, side by side, ``(…, rows per position * row width)``, brought to ``device``."""
         found = self.tables(rows).flatten(-2)
+        if found.device == device:
+            return found
+        if device.type == "cuda":
+            found = found.pin_memory()  # Only then does the copy not keep the host waiting.
+        return found.to(device, non_blocking=True)
+
+    def weigh(self, hidden: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+        """The gated value of what was found; shapes as in :meth:`read` and :meth:`find`."""
         key = self.key_norm(self.key_proj(found))
         if hidden.dtype != self.tables.weight.dtype:
             hidden = hidden.to(self.tables.weight.dtype)
@@ -278,7 +287,7 @@ class EngramLayer(nn.Module, BaseTunerLayer):
         """What one memory adds to ``hidden`` ``(batch, length, hidden)``; None for nothing."""
         memory = cast(EngramMemory, self.engram_memory[adapter_name])
         # A model may lie on several devices, and its stream arrives from the block before.
-        device = memory.tables.weight.device
+        device = memory.key_proj.weight.device
         if device.type == "meta":  # Offloaded: its weights come to where they are used.
             device = hidden.device
         rows, stream = reading.rows(adapter_name, self.layer_id), hidden

@@ -113,7 +113,7 @@ class EngramModel(BaseTuner):
             layer.engram_memory[adapter_name].requires_grad_(False)
         reference = next(layer.get_base_layer().parameters())
         memory = cast(EngramMemory, layer.engram_memory[adapter_name])
-        if reference.device.type != "meta" and memory.tables.weight.device.type != "meta":
+        if reference.device.type != "meta" and memory.key_proj.weight.device.type != "meta":
             floating = reference.dtype if reference.dtype.is_floating_point else None
             memory.to(device=reference.device, dtype=floating)
         if layer is not target:
@@ -188,7 +188,20 @@ class EngramModel(BaseTuner):
                 return
         else:
             state = EngramCacheLayer()  # For the cache that the decoder may make.
-        self._slot.put(self._reading(ids, given, cache, state))
+        reading = self._reading(ids, given, cache, state)
+        self._fetch_from_host(reading)
+        self._slot.put(reading)
+
+    def _fetch_from_host(self, reading: Reading) -> None:
+        """Have rows of tables on the host brought while the blocks before are computed."""
+        configs = cast(dict[str, EngramConfig], self.peft_config).values()
+        if all(config.tables_on == "device" for config in configs):
+            return
+        for layer in self._layers():
+            for name in layer.active_adapters if not layer.disable_adapters else ():
+                if name in layer.engram_memory:
+                    memory = cast(EngramMemory, layer.engram_memory[name])
+                    memory.fetch(reading.rows(name, layer.layer_id), reading, (name, layer.layer_id))
 
     def _end_reading(self, decoder: Any, args: tuple, output: Any) -> None:
         reading = self._slot.take()
@@ -198,10 +211,10 @@ class EngramModel(BaseTuner):
             state.join(cache)
 
     def _is_active(self) -> bool:
-        return any(
-            isinstance(module, EngramLayer) and not module.disable_adapters and module.active_adapters
-            for module in self.model.modules()
-        )
+        return any(not layer.disable_adapters and layer.active_adapters for layer in self._layers())
+
+    def _layers(self) -> list[EngramLayer]:
+        return [module for module in self.model.modules() if isinstance(module, EngramLayer)]
 
     def _reading(self, ids: torch.Tensor, given: dict[str, Any], cache: Any, state: EngramCacheLayer) -> Reading:
         ids = ids.reshape(-1, ids.shape[-1])
