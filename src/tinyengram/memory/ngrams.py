@@ -17,7 +17,7 @@ import torch
 # Distance between the seeds of two layers' multipliers (the paper's demo).
 _LAYER_SEED_STRIDE = 10007
 # Below this size of a head remainders are exact in float64.
-_LARGEST_IN_FLOAT64 = 2**19
+_LARGEST_IN_FLOAT64 = 2**17
 # Positions from which the many small steps of float64 are faster than one of int64.
 _MANY_POSITIONS = 256
 # Multiplier of the keys by which known n-grams are found.
@@ -117,28 +117,38 @@ def hashed_rows(window: torch.Tensor, multipliers: torch.Tensor, sizes: torch.Te
     mixes = [newest]
     for product in older:
         mixes.append(mixes[-1] ^ product)
-    flat = sizes.flatten(-2)
-    starts = (flat.cumsum(-1) - flat).view_as(sizes)[..., None, None, :, :]
-    mix, sizes = torch.stack(mixes[1:], dim=-1).unsqueeze(-1), sizes[..., None, None, :, :]
+    mix, flat = torch.stack(mixes[1:], dim=-1), sizes.flatten(-2)
+    starts = flat.cumsum(-1) - flat
     many = window.device.type == "cpu" and window.shape[0] * window.shape[1] >= _MANY_POSITIONS
     if many and largest < _LARGEST_IN_FLOAT64:
-        rows = _remainders(mix, sizes, starts)
-    else:
-        rows = (mix % sizes).add_(starts)
-    return rows.flatten(-2)
+        return _remainders(mix, sizes, starts)
+    return (mix.unsqueeze(-1) % sizes[..., None, None, :, :]).flatten(-2).add_(starts[..., None, None, :])
 
 
 def _remainders(numbers: torch.Tensor, sizes: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
-    """``numbers % sizes + starts`` for int64 numbers from 0 on, exactly, by float64: a CPU divides int64 one by one.
+    """``numbers % sizes + starts`` for int64 numbers, exactly, by float64: a CPU divides int64 one by one.
 
-    With ``numbers = high 2^31 + low``, ``high (2^31 mod size) + low`` has the same remainder and, for sizes below 2^19,
-    less than 51 bits. The half that is added keeps what is rounded clear of the whole numbers, and is cut off at last.
+    With ``numbers = high 2^31 + low``, ``high (2^31 mod size) + low`` has the same remainder and, for sizes below 2^17,
+    less than 50 bits: a matrix product, each sum in which is whole and exact. A second one gives the quotients; they
+    are off by less than a quarter of 1 / size, and the half by which they are raised keeps them clear of whole numbers.
+
+    Args:
+        numbers: ``(…, batch, length, orders)``.
+        sizes: ``(…, orders, heads)``.
+        starts: ``(…, orders * heads)``.
+
+    Returns:
+        int64 ``(…, batch, length, orders * heads)``.
     """
-    high, low = (numbers >> 31).double(), (numbers & (2**31 - 1)).double().add_(0.5)
-    divisor = sizes.double()
-    dividend = torch.addcmul(low, high, (2**31 % sizes).double())
-    quotient = (dividend * divisor.reciprocal()).floor_()
-    return dividend.addcmul_(quotient, divisor, value=-1).add_(starts).long()
+    n_orders, n_heads = sizes.shape[-2:]
+    parts = torch.cat([numbers >> 31, numbers & (2**31 - 1)], dim=-1).double()
+    parts = parts.view(-1, numbers.shape[-3] * numbers.shape[-2], 2 * n_orders)
+    divisor, starts = (one.double().view(-1, 1, n_orders * n_heads) for one in (sizes, starts))
+    own = torch.eye(n_orders, dtype=torch.float64).repeat_interleave(n_heads, dim=1).expand(len(divisor), -1, -1)
+    weights = torch.cat([own * (2**31 % divisor), own], dim=1)
+    quotient = torch.baddbmm(0.5 / divisor, parts, weights / divisor).floor_()
+    dividend = torch.baddbmm(starts, parts, weights)
+    return dividend.addcmul_(quotient, divisor, value=-1).long().view(*numbers.shape[:-1], -1)
 
 
 @dataclass(frozen=True)
