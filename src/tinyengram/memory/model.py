@@ -194,8 +194,7 @@ class EngramModel(BaseTuner):
 
     def _fetch_from_host(self, reading: Reading) -> None:
         """Have rows of tables on the host brought while the blocks before are computed."""
-        configs = cast(dict[str, EngramConfig], self.peft_config).values()
-        if all(config.tables_on == "device" for config in configs):
+        if all(cast(EngramConfig, self.peft_config[name]).tables_on == "device" for name in self.engram_index):
             return
         for layer in self._layers():
             for name in layer.active_adapters if not layer.disable_adapters else ():
