@@ -8,6 +8,7 @@ Run: make bench
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import pickle
 import subprocess
@@ -25,6 +26,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig
 
 from tinyengram import EngramConfig, collect_ngrams, hardware
 from tinyengram.host import cache_argument
+from tinyengram.memory.adamw import RowSparseAdamW
 from tinyengram.memory.layer import EngramMemory
 from tinyengram.memory.ngrams import hash_multipliers, hashed_rows, head_sizes
 from tinyengram.memory.optim import row_sparse_adamw
@@ -198,6 +200,43 @@ def table_growth() -> tuple[float, float]:
     return seconds["100000"], seconds["10000000"]
 
 
+def touched_growth() -> tuple[float, float]:
+    """Seconds of an optimizer's step on 3 thousand rows, 30 of them new: after 12 thousand and after 400 thousand.
+
+    Of rows that were ever touched in a table of a million, of width 64.
+    """
+    steps = {}
+    for touched in (12_000, 400_000):
+        table = torch.nn.Parameter(torch.zeros(1_000_000, 64))
+        optimizer = RowSparseAdamW([table], lr=1e-3)
+        rows = torch.randperm(len(table))
+        for part in rows[:touched].split(20_000):
+            step_rows(optimizer, table, part)
+        steps[str(touched)] = new_rows_step(optimizer, table, rows, touched)
+    seconds = median_seconds(steps, STEPS)
+    return seconds["12000"], seconds["400000"]
+
+
+def new_rows_step(
+    optimizer: RowSparseAdamW, table: torch.nn.Parameter, rows: torch.Tensor, touched: int
+) -> Callable[[], object]:
+    ends = itertools.count(touched + 30, 30)
+
+    def call() -> object:
+        end = next(ends)
+        known = rows[end % 2 : end - 30 : (end - 30) // 3000]  # From all over the state, each once.
+        step_rows(optimizer, table, torch.cat([known, rows[end - 30 : end]]))
+        return None
+
+    return call
+
+
+def step_rows(optimizer: RowSparseAdamW, table: torch.nn.Parameter, rows: torch.Tensor) -> None:
+    ones = torch.ones(len(rows), table.shape[1])
+    table.grad = torch.sparse_coo_tensor(rows[None], ones, table.shape, check_invariants=False)
+    optimizer.step()
+
+
 def collecting() -> float:
     """Tokens a second on one core: two million in documents of a thousand, a fifth of each an answer."""
     likely = 1 / torch.arange(1, 30_001, dtype=torch.float)  # As words are, by Zipf's law.
@@ -276,6 +315,8 @@ def main() -> None:
     single("collect_ngrams, tokens a second, one core", f"{collecting() / 1e6:.1f}M")
     few, many = table_growth()
     single("training step, 10M rows", f"{many / few:.2f}", "", f"100k rows, {1000 * few:.0f} ms")
+    few, many = touched_growth()
+    single("optimizer's step, 400k rows touched", f"{many / few:.2f}", "", f"12k, {1000 * few:.1f} ms")
     long_run, short_run, host = big_table("train", "60"), big_table("train", "2"), big_table("host")
     size = f"{long_run['parameters'] / 1e6:.0f}M table parameters"
     single(f"peak memory, {size}, 60 steps", f"{long_run['peak']:.2f} GiB", "2.6 GiB")

@@ -104,8 +104,9 @@ class TestFinished:
             assert (finished / row.calls.file).is_file()
         assert len({kept.scores_file for kept in results.measurements[0].retention.values()}) == 3
         for trajectory in results.trajectories:
-            folder = finished / "arms" / trajectory.arm / f"seed-{trajectory.seed}"
+            folder = finished / "jobs" / trajectory.job
             assert json.loads((folder / "trajectory.json").read_text())["finished"]
+            assert json.loads((folder / "job.json").read_text())["seed"] == trajectory.seed
         assert results.provenance.versions.keys() >= {"torch", "peft", "transformers", "tinyengram"}
 
     def test_the_matched_arm_is_never_above_the_reference(self, finished: Path) -> None:
@@ -126,8 +127,9 @@ class TestFinished:
     def test_running_again_trains_and_scores_nothing(self, finished: Path, cache: Path) -> None:
         before = {path: path.stat().st_mtime_ns for path in finished.rglob("*adapter*")}
         before |= {path: path.stat().st_mtime_ns for path in (finished / "scores").iterdir()}
-        run = tinyengram("compare", "smoke", "--out", finished, cache=cache)
+        run = tinyengram("compare", "smoke", "--out", finished, "--json", cache=cache)
         assert run.returncode == 0
+        assert Results.model_validate_json(run.stdout).measurements
         assert "Training" not in run.stderr
         assert {path: path.stat().st_mtime_ns for path in before} == before
 
@@ -279,7 +281,7 @@ class TestRefusedBeforeTraining:
         for part in parts:
             assert part in run.stderr, run.stderr
         assert "Training" not in run.stderr
-        assert not (out / "arms").exists()
+        assert not (out / "jobs").exists()
 
     @pytest.mark.parametrize(
         ("changes", "parts"),

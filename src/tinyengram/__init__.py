@@ -16,10 +16,15 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "EngramConfig": "tinyengram.memory",
     "EngramModel": "tinyengram.memory",
+    "ForgettingCallback": "tinyengram.watching.forgetting",
+    "HoldToBase": "tinyengram.training.holding",
     "KnownNgrams": "tinyengram.memory",
     "collect_ngrams": "tinyengram.memory",
     "compress_vocabulary": "tinyengram.memory",
+    "DataSpec": "tinyengram.training.job",
+    "evaluate": "tinyengram.study.evaluation",
     "load_conversations": "tinyengram.tasks.chat_data",
+    "train": "tinyengram.study.tuning",
 }
 
 __all__ = [*_PUBLIC, "__version__"]

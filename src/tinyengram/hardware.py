@@ -75,6 +75,11 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def processes() -> int:
+    """How many work together, as ``torchrun`` and ``accelerate launch`` say it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def leave_process_group() -> None:
     """End the process group that training began, if there is one, before Python itself ends.
 

@@ -51,7 +51,7 @@ def measurement(arm: str, role: str, step: int, loss: float, delta: Difference |
 def results() -> Results:
     """A study in which Engram kept more than LoRA at matched loss."""
     study = load_study("quick").model_copy(update={"description": "<script>alert('x')</script>"})
-    study.truthfulqa.prompts = ["plain", "chat"]
+    study.truthfulqa = study.truthfulqa.model_copy(update={"prompts": ("plain", "chat")})
     study.arms = {name: study.arms[name] for name in ("lora", "engram")}
     asset = Provenance(name="asset & co", kind="embedded", revision="asset==1", sha256="f" * 64)
     lost = difference(-0.05, -0.08, -0.02)
@@ -112,6 +112,14 @@ def test_a_shown_difference_is_told_with_its_interval(results: Results) -> None:
     assert "only if it is at least 4.0 points" in finding
     assert LABEL in finding
     assert "one run per arm" in finding
+
+
+def test_a_pair_whose_losses_are_not_equal_is_said_to_be_none(results: Results) -> None:
+    said = "Not matched within 5%: engram (eval loss 0.9000 against 1.0000). What these lost more than lora"
+    assert said in describe_finding(results)
+    matched = next(row for row in results.measurements if row.role == "matched")
+    matched.eval_loss_answer = matched.eval_loss_whole = 0.96
+    assert "Not matched" not in describe_finding(results)
 
 
 def test_an_interval_with_zero_shows_no_difference(results: Results) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.study.test_matching import trajectory
+from tinyengram.scoring.scorer import Panel
 from tinyengram.scoring.truthfulqa import QuestionScore, TruthfulQAScores
-from tinyengram.study.run import _Curve
-from tinyengram.study.scorer import Panel
+from tinyengram.study.comparing import Curve
 
 
 def panel(*mc2: float) -> Panel:
@@ -17,7 +17,7 @@ def panel(*mc2: float) -> Panel:
 
 def test_the_mean_follows_the_curve_down_to_the_level() -> None:
     points = trajectory("lora", [4, 1, 2, 8]).points
-    curve = _Curve(points[0], panel(0.5, 0.2), "answer")
+    curve = Curve(points[0], panel(0.5, 0.2), "answer")
     for point, kept in zip(points[1:], (panel(0.1, 0.2), panel(0.3, 0.2), panel(9, 9)), strict=True):
         curve.add(point, kept)
     # From loss 4 by 2 to 1: two halves of the way in logarithms; a loss above the base's is no part of it.

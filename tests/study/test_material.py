@@ -28,7 +28,8 @@ def material(tmp_path: Path, count: int, **changes: Any) -> tuple[Material, str]
     content["accuracy"] = []
     study = tmp_path / "study.yaml"
     study.write_text(yaml.safe_dump(content))
-    return prepare(load_study(str(study))), str(file)
+    plan = load_study(str(study))
+    return prepare(plan.base, plan.data, plan.probes), str(file)
 
 
 @pytest.mark.parametrize("changes", [{}, {"eval_limit": 2}, {"train_limit": 5, "eval_limit": 1}, {"max_length": 1900}])
@@ -50,21 +51,21 @@ def test_learnt_held_out_and_left_out_are_everything(tmp_path: Path, changes: di
 
 def test_calls_are_asked_for_where_they_were_held_out_and_nowhere_else(tmp_path: Path) -> None:
     whole, _ = material(tmp_path, 12)
-    per_chat = len(requests_for_calls(whole.held_out_conversations[:1], "hermes"))
+    per_chat = len(requests_for_calls(whole.examples.held_out_conversations[:1], "hermes"))
     cut, _ = material(tmp_path, 12, max_length=1900)
-    held = {(example.conversation, turn) for example in cut.held_out for turn in example.turns}
-    asked = requests_for_calls(cut.held_out_conversations, "hermes")
+    held = {(example.conversation, turn) for example in cut.examples.held_out for turn in example.turns}
+    asked = requests_for_calls(cut.examples.held_out_conversations, "hermes")
     assert {(one.conversation.id, one.turn) for one in asked} <= held
-    assert 0 < len(asked) <= per_chat * len(cut.held_out_conversations)
-    trained = {one.id for one in cut.conversations}
+    assert 0 < len(asked) <= per_chat * len(cut.examples.held_out_conversations)
+    trained = {one.id for one in cut.examples.conversations}
     assert not trained & {one.conversation.id for one in asked}
 
 
 def test_the_tools_of_a_prompt_are_those_of_a_held_out_chat(tmp_path: Path) -> None:
     found, _ = material(tmp_path, 12)
-    tools = [tool["name"] for tool in found.held_out_conversations[0].tools]
+    tools = [tool["name"] for tool in found.examples.held_out_conversations[0].tools]
     assert tools
-    assert found.renderer.call_format == "hermes"
+    assert found.examples.renderer.call_format == "hermes"
 
 
 def test_an_unknown_format_is_named_with_the_nearest(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 @pytest.fixture(scope="module")
 def material(study: Study) -> Material:
-    return prepare(study)
+    return prepare(study.base, study.data, study.probes)
 
 
 @pytest.mark.parametrize("arm", ["lora", "engram", "exact held"])

@@ -8,12 +8,16 @@ from typing import Annotated
 
 import typer
 
+from tinyengram.cli.chat import chat
 from tinyengram.cli.compare import compare
 from tinyengram.cli.data import data
+from tinyengram.cli.evaluate import evaluate
+from tinyengram.cli.exits import EXIT_BAD_INPUT, EXIT_FAULT
+from tinyengram.cli.ngrams import ngrams
 from tinyengram.cli.report import report
+from tinyengram.cli.train import train
 from tinyengram.errors import TinyEngramError
 
-_EXIT_ERROR, _EXIT_BAD_INPUT = 1, 2
 _DEBUG = "--debug"
 
 app = typer.Typer(
@@ -23,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Engram memory as a fine-tuning method, and the study of what fine-tuning methods learn and forget.",
 )
-for _command in (compare, data, report):
+for _command in (data, ngrams, train, evaluate, chat, compare, report):
     app.command()(_command)
 
 
@@ -48,7 +52,7 @@ def main() -> None:
         if debug:
             traceback.print_exc()
         print(f"tinyengram: {error}", file=sys.stderr)
-        sys.exit(_EXIT_BAD_INPUT)
+        sys.exit(EXIT_BAD_INPUT)
     except Exception as error:
         from tinyengram.files import keep_trace
 
@@ -61,4 +65,4 @@ def main() -> None:
             f"{keep_trace(error)} ({_DEBUG} shows it).",
             file=sys.stderr,
         )
-        sys.exit(_EXIT_ERROR)
+        sys.exit(EXIT_FAULT)

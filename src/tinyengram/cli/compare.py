@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-EXIT_INTERRUPTED = 130
+from tinyengram.cli.exits import interruptible
 
 
 def compare(
@@ -17,6 +17,7 @@ def compare(
         str, typer.Argument(help="A preset (quick, evidence, original, smoke) or a study file.")
     ] = "quick",
     out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/<name of the study>.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else.")] = False,
 ) -> None:
     """Train every arm of a study, compare them at matched eval loss and write a report.
 
@@ -39,13 +40,12 @@ def compare(
         help_training(plan, folder)
         leave_process_group()
         return
-    try:
-        with Live(console) as live:
-            results = run_study(plan, folder, live.show)
-    except KeyboardInterrupt as error:
-        print("\nInterrupted. Run the same command to continue.", file=sys.stderr)
-        raise typer.Exit(EXIT_INTERRUPTED) from error
+    with interruptible("Interrupted. Run the same command to continue."), Live(console) as live:
+        results = run_study(plan, folder, live.show)
     leave_process_group()
+    if as_json:
+        print(results.model_dump_json())
+        return
     output = Console(width=None if sys.stdout.isatty() else 150)
     for table in terminal_tables(results):
         output.print(table)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tinyengram.study.progress import Event
+    from tinyengram.progress import Event
 
 
 def prepare_process() -> None:
@@ -57,7 +57,7 @@ class Live:
 
     def show(self, event: Event) -> None:
         """Show one piece of news."""
-        from tinyengram.study.progress import PhaseEvent, ScoreEvent
+        from tinyengram.progress import PhaseEvent, ScoreEvent
 
         if isinstance(event, PhaseEvent):
             self._console.print(event.text, highlight=False, markup=False, soft_wrap=True)

@@ -48,20 +48,12 @@ def collect_ngrams(
         >>> known.ngrams.tolist()  # newest id first: 6 7 and 5 6 7, after which 8 is predicted
         [[7, 6, -1], [7, 6, 5]]
     """
-    orders = tuple(sorted(set(orders)))
-    if not orders or orders[0] < 1:
-        raise ValueError(f"orders={orders!r}: give at least one n-gram order from 1 on.")
     if min_count < 1 or (max_ngrams is not None and max_ngrams < 1):
         raise ValueError(f"min_count={min_count} and max_ngrams={max_ngrams} must be at least 1.")
-    if pad_token_id < 0:
-        raise ValueError(f"pad_token_id={pad_token_id} is no token; give the memory's own.")
-    lookup = None if compression is None else compression.numpy()
-    pad = pad_token_id if lookup is None else int(lookup[pad_token_id])
-    width = orders[-1]
-    found = _count(_windows(ids, loss_mask, width, pad, lookup), orders, width)
+    found = count_ngrams(ids, loss_mask, orders=orders, compression=compression, pad_token_id=pad_token_id)
     kept = found.counts >= min_count
     if background is not None:
-        usual = _count(_windows(background, None, width, pad, lookup), orders, width)
+        usual = count_ngrams(background, orders=orders, compression=compression, pad_token_id=pad_token_id)
         share = found.counts / max(1, found.positions)
         kept &= share > usual.count_of(found.keys) / max(1, usual.positions)
     ngrams, counts = found.ngrams[kept], found.counts[kept]
@@ -76,14 +68,25 @@ def collect_ngrams(
     return KnownNgrams.of(torch.from_numpy(np.ascontiguousarray(ngrams)), vocabulary)
 
 
-@dataclass
-class _Counts:
-    """N-grams seen so far: int64 ``ngrams`` (n, width) with sorted ``keys`` and ``counts`` (n,)."""
+@dataclass(frozen=True)
+class NgramCounts:
+    """N-grams of a corpus.
+
+    Attributes:
+        ngrams: int64 ``(n, width)``, canonical ids newest first, -1 beyond an n-gram's order.
+        keys: int64 ``(n,)``, ascending; one for each n-gram.
+        counts: int64 ``(n,)``, how often each was seen.
+        positions: How many positions were looked at, each of which ends one n-gram of every order.
+    """
 
     ngrams: np.ndarray
     keys: np.ndarray
     counts: np.ndarray
     positions: int
+
+    def is_of(self, order: int) -> np.ndarray:
+        """Which n-grams are of this order, bool ``(n,)``."""
+        return (self.ngrams >= 0).sum(1) == order
 
     def count_of(self, keys: np.ndarray) -> np.ndarray:
         """How often each key was seen; 0 for keys that were not."""
@@ -91,6 +94,29 @@ class _Counts:
             return np.zeros(len(keys), dtype=np.int64)
         at = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
         return np.where(self.keys[at] == keys, self.counts[at], 0)
+
+
+def count_ngrams(
+    ids: Iterable[Sequence[int]],
+    loss_mask: Iterable[Sequence[bool]] | None = None,
+    *,
+    orders: Sequence[int] = (2, 3, 4),
+    compression: torch.Tensor | None = None,
+    pad_token_id: int = 0,
+) -> NgramCounts:
+    """Count n-grams as :func:`collect_ngrams` does, whose arguments these are.
+
+    Raises:
+        ValueError: An argument is out of range, or ids and masks do not fit each other.
+    """
+    orders = tuple(sorted(set(orders)))
+    if not orders or orders[0] < 1:
+        raise ValueError(f"orders={orders!r}: give at least one n-gram order from 1 on.")
+    if pad_token_id < 0:
+        raise ValueError(f"pad_token_id={pad_token_id} is no token; give the memory's own.")
+    lookup = None if compression is None else compression.numpy()
+    pad = pad_token_id if lookup is None else int(lookup[pad_token_id])
+    return _count(_windows(ids, loss_mask, orders[-1], pad, lookup), orders, orders[-1])
 
 
 def _windows(
@@ -123,9 +149,9 @@ def _windows(
         yield windows
 
 
-def _count(windows: Iterable[np.ndarray], orders: Sequence[int], width: int) -> _Counts:
+def _count(windows: Iterable[np.ndarray], orders: Sequence[int], width: int) -> NgramCounts:
     """Count the n-grams of every order, merging blocks of about a million so that memory follows distinct n-grams."""
-    seen = _Counts(np.empty((0, width), np.int64), np.empty(0, np.int64), np.empty(0, np.int64), 0)
+    seen = NgramCounts(np.empty((0, width), np.int64), np.empty(0, np.int64), np.empty(0, np.int64), 0)
     block: list[np.ndarray] = []
     size = 0
     for window in windows:
@@ -137,7 +163,7 @@ def _count(windows: Iterable[np.ndarray], orders: Sequence[int], width: int) -> 
     return _merge(seen, np.concatenate(block), orders) if size else seen
 
 
-def _merge(seen: _Counts, windows: np.ndarray, orders: Sequence[int]) -> _Counts:
+def _merge(seen: NgramCounts, windows: np.ndarray, orders: Sequence[int]) -> NgramCounts:
     """Add the n-grams that end in ``windows`` (n, width) to what was counted."""
     parts, counts = [seen.ngrams], [seen.counts]
     for order in orders:
@@ -150,4 +176,4 @@ def _merge(seen: _Counts, windows: np.ndarray, orders: Sequence[int]) -> _Counts
         ngram_keys(torch.from_numpy(everything)).numpy(), return_index=True, return_inverse=True
     )
     total = np.bincount(inverse, weights=weights, minlength=len(keys)).astype(np.int64)
-    return _Counts(everything[first], keys, total, seen.positions + len(windows))
+    return NgramCounts(everything[first], keys, total, seen.positions + len(windows))

@@ -67,6 +67,7 @@ class EngramMemory(nn.Module):
             nn.init.zeros_(self.value_proj.weight)
         self.trainable_tables = config.trainable_tables
         self.rows_differ = config.rows == "shuffled"  # From layer to layer, in an exact memory.
+        self.table_learning_rate_factor = config.table_learning_rate_factor
 
     @property
     def reach(self) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from tinyengram.scoring.probes import PromptName
 from tinyengram.study.frontier import unbeaten
 from tinyengram.study.matching import eval_loss
-from tinyengram.study.plan import PromptName
 from tinyengram.study.results import Measurement, Results
 
 # Okabe and Ito's palette: told apart with any kind of colour vision.

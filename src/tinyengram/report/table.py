@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from tinyengram.scoring.probes import PromptName
 from tinyengram.study.finding import matched_rows, mean_loss, points, shift_ratio, stopped_losses
 from tinyengram.study.matching import eval_loss, late_train_loss
-from tinyengram.study.plan import PromptName
 from tinyengram.study.results import Comparison, Measurement, Results
 from tinyengram.study.statistics import Difference
 from tinyengram.tasks.calls.judging import Outcome

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
-from tinyengram.batches import left_padded
 from tinyengram.tasks.calls.judging import CallVerdict, Outcome, judge
 from tinyengram.tasks.calls.reading import CallFormat, read_calls
 from tinyengram.tasks.conversations import Call, Conversation
 from tinyengram.tasks.rendering import Renderer
+from tinyengram.training.batches import left_padded
 
 
 @dataclass(frozen=True)

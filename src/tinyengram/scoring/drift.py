@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -69,6 +70,7 @@ def measure_drift(
     *,
     max_tokens: int = 512,
     max_batch_tokens: int = _MAX_BATCH_TOKENS,
+    base: Any = None,
     on_done: Callable[[int], None] | None = None,
 ) -> Drift:
     """Read texts with a model and with its base.
@@ -80,6 +82,7 @@ def measure_drift(
         texts: At least one.
         max_tokens: Longer texts are cut there.
         max_batch_tokens: Bound on rows times length of what is read together; bounds memory.
+        base: The base of a whole model that was fine-tuned, in evaluation mode.
         on_done: Called with the number of texts that were just finished.
 
     Returns:
@@ -97,7 +100,8 @@ def measure_drift(
     rows: dict[int, TextDrift] = {}
     with torch.inference_mode():
         for batch in _batches(encoded, max_batch_tokens):
-            rows.update(zip(batch, _read(model, [encoded[index] for index in batch], len(tokenizer)), strict=True))
+            read = _read(model, base, [encoded[index] for index in batch], len(tokenizer))
+            rows.update(zip(batch, read, strict=True))
             if on_done is not None:
                 on_done(len(batch))
     return Drift(rows=[rows[index] for index in range(len(texts))])
@@ -112,7 +116,7 @@ def _batches(encoded: Sequence[list[int]], max_batch_tokens: int) -> Iterator[li
         del waiting[-rows:]
 
 
-def _read(model: Any, texts: Sequence[list[int]], vocabulary: int) -> list[TextDrift]:
+def _read(model: Any, base: Any, texts: Sequence[list[int]], vocabulary: int) -> list[TextDrift]:
     """Sums of texts that are read together; padding stands behind a text's end, where a causal model does not look."""
     device = next(model.parameters()).device
     lengths = torch.tensor([len(text) for text in texts])
@@ -128,9 +132,9 @@ def _read(model: Any, texts: Sequence[list[int]], vocabulary: int) -> list[TextD
         ours = _log_probabilities(model, ids[:, start:stop], own_cache)
         of_targets = ours.gather(-1, ids[:, start + 1 : stop + 1, None]).squeeze(-1)
         nll -= (of_targets.cpu().double() * counted).sum(-1)
-        if hasattr(model, "disable_adapter"):
-            with model.disable_adapter():
-                theirs = _log_probabilities(model, ids[:, start:stop], base_cache)
+        if base is not None or hasattr(model, "disable_adapter"):
+            with nullcontext() if base is not None else host.adapters_off(model):
+                theirs = _log_probabilities(model if base is None else base, ids[:, start:stop], base_cache)
             divergence = F.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1)
             kl += (divergence.cpu().double() * counted).sum(-1)
     return [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tinyengram.sources.models import Base, load_base, load_tokenizer
+from tinyengram.sources.models import Base, load_base, load_config, load_model, load_tokenizer
 from tinyengram.sources.provenance import Provenance, SourceError, cache_dir
 from tinyengram.sources.rows import BadRow, Row, RowSource, resolve_rows
 
@@ -15,6 +15,8 @@ __all__ = [
     "SourceError",
     "cache_dir",
     "load_base",
+    "load_config",
+    "load_model",
     "load_tokenizer",
     "resolve_rows",
 ]

@@ -55,11 +55,7 @@ def load_base(
     """
 
     def load(where: str, provenance: Provenance, revision: str | None, trust: bool) -> Base:
-        from transformers import AutoModelForCausalLM
-
-        options = {"revision": revision, "trust_remote_code": trust}
-        model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, use_safetensors=True, **options).eval()
-        return Base(model, _tokenizer(where, revision, trust), provenance)
+        return Base(_model(where, dtype, revision, trust), _tokenizer(where, revision, trust), provenance)
 
     base = _from_where_it_is(name, revision, trust_remote_code, load)
     if base.provenance.kind == "hub":
@@ -76,6 +72,43 @@ def load_tokenizer(name: str, *, revision: str | None = None, trust_remote_code:
     return _from_where_it_is(
         name, revision, trust_remote_code, lambda where, _, revision, trust: _tokenizer(where, revision, trust)
     )
+
+
+def load_model(
+    name: str, *, dtype: str = "float32", revision: str | None = None, trust_remote_code: bool = False
+) -> Any:
+    """A model in evaluation mode without a tokenizer, named as for :func:`load_base`.
+
+    Raises:
+        SourceError: It cannot be had; the message says how to supply it.
+    """
+
+    def load(where: str, provenance: Provenance, revision: str | None, trust: bool) -> Any:
+        return _model(where, dtype, revision, trust)
+
+    return _from_where_it_is(name, revision, trust_remote_code, load)
+
+
+def _model(where: str, dtype: str, revision: str | None, trust_remote_code: bool) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    return AutoModelForCausalLM.from_pretrained(where, dtype=dtype, use_safetensors=True, **options).eval()
+
+
+def load_config(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The configuration of a base without its weights, named as for :func:`load_base`.
+
+    Raises:
+        SourceError: It cannot be had; the message says how to supply it.
+    """
+
+    def load(where: str, provenance: Provenance, revision: str | None, trust: bool) -> Any:
+        from transformers import AutoConfig
+
+        return AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=trust)
+
+    return _from_where_it_is(name, revision, trust_remote_code, load)
 
 
 def _tokenizer(where: str, revision: str | None, trust_remote_code: bool) -> Any:
@@ -103,7 +136,7 @@ def _from_where_it_is(
         with _quiet_progress():
             return load(str(folder), provenance, None, False)
     if Path(name).is_dir():
-        return load(name, Provenance(name=name, kind="local"), None, trust_remote_code)
+        return _from_folder(Path(name), trust_remote_code, load)
     try:
         return load(name, Provenance(name=name, kind="hub", revision=revision), revision, trust_remote_code)
     except (OSError, ValueError) as error:
@@ -113,6 +146,19 @@ def _from_where_it_is(
             f"({reason}).{nearest(name, embedded)} Three ways to supply it: (1) run where the Hub is reached; (2) "
             "put the model into the Hub's cache, or set HF_HOME to one that has it; (3) name a local folder with "
             "config.json, weights and tokenizer in the study."
+        ) from error
+
+
+def _from_folder(folder: Path, trust_remote_code: bool, load: Callable[[str, Provenance, str | None, bool], T]) -> T:
+    if not any((folder / file).is_file() for file in ("config.json", "tokenizer_config.json")):
+        raise SourceError(f"The folder {folder} holds no config.json. Name the folder that save_pretrained wrote.")
+    try:
+        return load(str(folder), Provenance(name=str(folder), kind="local"), None, trust_remote_code)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise SourceError(
+            f"The model in {folder} cannot be loaded ({reason}). It needs config.json, weights as safetensors, and a "
+            "tokenizer."
         ) from error
 
 

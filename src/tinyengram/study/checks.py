@@ -5,51 +5,42 @@ from __future__ import annotations
 import math
 import shutil
 from pathlib import Path
-from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
 from tinyengram.files import write_atomically
 from tinyengram.study.material import Material
 from tinyengram.study.plan import Study, StudyError
+from tinyengram.training.job import first_difference
 
+# What a run that was cut off before its plan was written leaves.
+_FIRST_FILES = ("seconds.json", "inputs.json", ".lock")
 # Adapter weights of every checkpoint in float32, and twice that once for the optimizer.
 _BYTES_PER_PARAMETER = 4
 _OPTIMIZER_COPIES = 2
 
 
-def check_folder(study: Study, out: Path) -> None:
+def check_folder(study: BaseModel, out: Path) -> None:
     """Refuse a folder that holds something else, or that cannot be written."""
+    if out.exists() and not out.is_dir():
+        raise StudyError(f"--out {out} names a file. Name a folder; nothing was changed.")
     plan = out / "plan.yaml"
     if plan.exists():
         held = yaml.safe_load(plan.read_text())
-        changed = _first_difference(held, study.model_dump(mode="json"))
+        changed = first_difference(held, study.model_dump(mode="json"))
         if changed:
             raise StudyError(
                 f"{out} holds the results of another study: {changed}. Choose another --out, or delete the folder; "
                 "nothing in it was changed."
             )
-    elif out.exists() and (not out.is_dir() or any(path.name != "seconds.json" for path in out.iterdir())):
+    elif out.exists() and any(path.name not in _FIRST_FILES for path in out.iterdir()):
         raise StudyError(f"{out} is not empty and holds no study. Choose another --out; nothing in it was changed.")
     try:
         write_atomically(out / ".writable", "")
         (out / ".writable").unlink()
     except OSError as error:
         raise StudyError(f"The run folder {out} cannot be written ({error.strerror}). Choose another --out.") from error
-
-
-def _first_difference(held: Any, wanted: Any, where: str = "") -> str | None:
-    """Where two plans first differ, in words."""
-    if isinstance(held, dict) and isinstance(wanted, dict):
-        for key in [*held, *(key for key in wanted if key not in held)]:
-            inner = f"{where}.{key}" if where else str(key)
-            if key not in held or key not in wanted:
-                return f"{inner} is only in {'its' if key in held else 'the new'} plan"
-            difference = _first_difference(held[key], wanted[key], inner)
-            if difference:
-                return difference
-        return None
-    return None if held == wanted else f"{where} is {held!r} there, {wanted!r} now"
 
 
 def check_arms(study: Study, material: Material, out: Path) -> None:
@@ -59,14 +50,14 @@ def check_arms(study: Study, material: Material, out: Path) -> None:
     needed = 0
     for name, arm in study.arms.items():
         try:
-            config = peft_config(arm.method, arm.options, base=material.base, train=material.train)
+            config = peft_config(arm.method, arm.options, base=material.base, train=material.examples.train)
             parameters = check_config(config, material.base)
         except Exception as error:
             if type(error).__module__.startswith("tinyengram"):
                 raise StudyError(f"Arm {name!r}: {error}") from error
             raise
         settings = study.settings(name)
-        stops = math.ceil(_total_steps(study, name, len(material.train)) / settings.eval_every)
+        stops = math.ceil(_total_steps(study, name, len(material.examples.train)) / settings.eval_every)
         runs = len(study.seeds) + max(0, len(arm.rates) - 1)
         needed += parameters * _BYTES_PER_PARAMETER * (stops + _OPTIMIZER_COPIES) * runs
     free = shutil.disk_usage(out).free

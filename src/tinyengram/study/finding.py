@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from statistics import fmean
 
-from tinyengram.study.plan import PromptName
+from tinyengram.scoring.probes import PromptName
 from tinyengram.study.results import Comparison, Measurement, Results
 from tinyengram.study.statistics import Difference
 
 _ONE_BY_ONE = 3
 """Up to so many arms are told one by one, more of them together."""
+_MATCHED_WITHIN = 0.05
+"""Losses of a pair that differ by a larger share are not equal, and the finding says so."""
 
 
 def describe_finding(results: Results) -> str:
@@ -21,8 +23,30 @@ def describe_finding(results: Results) -> str:
         sentences = [sentence for comparison in results.comparisons for sentence in _compared(results, comparison)]
     else:
         sentences = _together(results, reached)
+    if unequal := [_unequal(results, one) for one in reached if not_matched(results, one)]:
+        sentences.append(
+            f"Not matched within {_MATCHED_WITHIN:.0%}: {'; '.join(unequal)}. What these lost more than "
+            f"{results.study.reference} is partly the price of having "
+            "learnt more; a smaller eval_every brings the pairs closer."
+        )
     sentences += _limits(results)
     return " ".join(sentences)
+
+
+def not_matched(results: Results, comparison: Comparison) -> list[int]:
+    """Seeds of whose pair the losses differ by more than 5%: the arm has learnt more than the reference there."""
+    return [
+        seed
+        for seed, ours, theirs in zip(comparison.reached, *matched_rows(results, comparison), strict=True)
+        if abs(mean_loss(results, [ours]) / mean_loss(results, [theirs]) - 1) > _MATCHED_WITHIN
+    ]
+
+
+def _unequal(results: Results, comparison: Comparison) -> str:
+    ours, theirs = (mean_loss(results, rows) for rows in matched_rows(results, comparison))
+    seeds = not_matched(results, comparison)
+    where = "" if len(results.study.seeds) == 1 else f", seed {_listed(seeds)}"
+    return f"{comparison.arm} (eval loss {ours:.4f} against {theirs:.4f}{where})"
 
 
 def points(value: float) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tinyengram.errors import TinyEngramError, nearest
-from tinyengram.tasks.errors import TaskError
-from tinyengram.tasks.formats import known_format
-from tinyengram.training import TrainingSettings
+from tinyengram.scoring.probes import CallsProbe, ChoiceSetProbe, DriftProbe, Probes, TruthfulQAProbe
+from tinyengram.training.job import BaseSpec, DataSpec
+from tinyengram.training.settings import TrainingSettings
+
+T = TypeVar("T", bound=BaseModel)
 
 
 class StudyError(TinyEngramError):
@@ -20,77 +22,6 @@ class StudyError(TinyEngramError):
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid")
-
-
-class BaseSection(_Section):
-    """The model that every arm starts from."""
-
-    name: str
-    dtype: str = "float32"
-    revision: str | None = None
-    trust_remote_code: bool = False
-
-
-class DataSection(_Section):
-    """What the arms learn; see ``tasks.chat_data`` (``load_conversations``, ``split``) and ``tasks.rendering``."""
-
-    name: str
-    format: str = "auto"
-    learn: Literal["all", "calls", "last"] = "all"
-    revision: str | None = None
-    template: Literal["tokenizer", "chatml"] = "tokenizer"
-    max_length: int = Field(default=2048, ge=2)
-    on_too_long: Literal["drop", "truncate"] = "drop"
-    max_bad_rows: int = Field(default=0, ge=0)
-    split_seed: int = 42
-    eval_fraction: float | None = Field(default=None, gt=0, lt=1)
-    eval_limit: int | None = Field(default=200, ge=1)
-    train_limit: int | None = Field(default=None, ge=1)
-
-    @field_validator("format")
-    @classmethod
-    def _known_format(cls, format: str) -> str:
-        try:
-            known_format(format)
-        except TaskError as error:
-            raise ValueError(str(error)) from error
-        return format
-
-
-PromptName = Literal["plain", "chat", "chat with tools"]
-"""How a probe is put: its own plain prompt, or the training data's chat template without or with a tool offered."""
-
-
-class TruthfulQASection(_Section):
-    """Which questions show what was forgotten, and how they are put."""
-
-    name: str = "truthfulqa-subset"
-    limit: int | None = Field(default=None, ge=1)
-    prompts: list[PromptName] = Field(default=["plain", "chat", "chat with tools"], min_length=1)
-
-
-class ChoiceSetSection(_Section):
-    """A multiple-choice set that is asked as TruthfulQA is; see ``tasks.choice_sets.load_choice_set``."""
-
-    name: str
-    limit: int | None = Field(default=None, ge=1)
-
-
-class DriftSection(_Section):
-    """How many general texts are read, and up to how many tokens, to see how far predictions moved from the base's."""
-
-    name: str = "plot-summaries"
-    texts: int = Field(default=20, ge=1)
-    max_tokens: int = Field(default=256, ge=2)
-
-
-class CallsSection(_Section):
-    """How many generated calls are judged: held-out requests, and requests that none of the offered tools fits."""
-
-    wanted: int = Field(default=40, ge=1)
-    unwanted: int = Field(default=20, ge=0)
-    max_new_tokens: int = Field(default=128, ge=1)
-    batch_size: int = Field(default=8, ge=1)
 
 
 class ArmSection(_Section):
@@ -111,14 +42,14 @@ class Study(_Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     description: str = ""
-    base: BaseSection
-    data: DataSection
-    truthfulqa: TruthfulQASection = TruthfulQASection()
-    accuracy: list[ChoiceSetSection] = Field(default_factory=list)
-    drift: DriftSection | None = None
-    calls: CallsSection | None = None
+    base: BaseSpec
+    data: DataSpec
+    truthfulqa: TruthfulQAProbe = Probes().truthfulqa
+    accuracy: tuple[ChoiceSetProbe, ...] = ()
+    drift: DriftProbe | None = None
+    calls: CallsProbe | None = None
     training: dict[str, Any]
-    arms: dict[str, ArmSection] = Field(min_length=1)
+    arms: dict[str, ArmSection]
     reference: str
     levels: int = Field(default=1, ge=1)
     seeds: list[int] = Field(default=[0], min_length=1)
@@ -126,6 +57,8 @@ class Study(_Section):
     @field_validator("arms")
     @classmethod
     def _arm_names(cls, arms: dict[str, ArmSection]) -> dict[str, ArmSection]:
+        if not arms:
+            raise ValueError("no arm is given. Name at least one, such as lora: {method: lora}")
         for name in arms:
             if not name or name == "base" or any(character in name for character in "/\\") or name.startswith("."):
                 raise ValueError(f"arm name {name!r} cannot name a folder, or is taken by the base")
@@ -146,14 +79,6 @@ class Study(_Section):
                 raise ValueError(f"rates {arm.rates} of arm {name!r} names one rate more than once")
         return arms
 
-    @field_validator("accuracy")
-    @classmethod
-    def _distinct_sets(cls, sets: list[ChoiceSetSection]) -> list[ChoiceSetSection]:
-        names = [one.name for one in sets]
-        if len(set(names)) < len(names):
-            raise ValueError(f"{names} names one set more than once")
-        return sets
-
     @model_validator(mode="after")
     def _consistent(self) -> Study:
         if self.reference not in self.arms:
@@ -161,7 +86,13 @@ class Study(_Section):
         losses = {self.settings(arm).loss_on for arm in self.arms}
         if len(losses) > 1:
             raise ValueError("every arm must train the same loss (loss_on), or their losses cannot be matched")
+        _ = self.probes  # Refuses what cannot be asked.
         return self
+
+    @property
+    def probes(self) -> Probes:
+        """What is asked of every checkpoint."""
+        return Probes(truthfulqa=self.truthfulqa, accuracy=self.accuracy, drift=self.drift, calls=self.calls)
 
     def settings(self, arm: str, learning_rate: float | None = None) -> TrainingSettings:
         """How one arm is trained: the study's settings with the arm's own on top.
@@ -217,9 +148,11 @@ def load_study(name_or_path: str) -> Study:
     if not path.is_file():
         raise StudyError(f"The study file {path} does not exist.")
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise StudyError(f"{path} is not UTF-8 ({error.reason}). Convert it.") from error
     except yaml.YAMLError as error:
-        raise StudyError(f"{path} is not valid YAML: {error}") from error
+        raise StudyError(f"{path} is not valid YAML: {yaml_problem(error)}") from error
     return parse_study(content, path)
 
 
@@ -237,10 +170,28 @@ def parse_study(content: Any, path: Path) -> Study:
 
     sections = content.keys() & {"data", "truthfulqa", "base", "accuracy", "drift"}
     content |= {section: located(content[section]) for section in sections}
+    return checked(Study, content, f"{path}: ")
+
+
+def yaml_problem(error: yaml.YAMLError) -> str:
+    """What is wrong with a YAML file, and where, in one line."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None or problem is None:
+        return " ".join(str(error).split())
+    hint = " Indent with blanks, not tabs." if "\\t" in problem else ""
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}.{hint}"
+
+
+def checked(schema: type[T], given: Any, where: str = "") -> T:
+    """What a file or a command line says, checked key by key.
+
+    Raises:
+        StudyError: A key or value cannot be used; one line that begins with ``where`` and names each, and its nearest.
+    """
     try:
-        return Study.model_validate(content)
+        return schema.model_validate(given)
     except ValidationError as error:
-        raise StudyError(f"{path}: " + "; ".join(_explain(error, Study, ""))) from error
+        raise StudyError(where + "; ".join(_explain(error, schema, ""))) from error
 
 
 def _explain(error: ValidationError, model: type[BaseModel], prefix: str) -> list[str]:
@@ -263,12 +214,12 @@ def _explain(error: ValidationError, model: type[BaseModel], prefix: str) -> lis
 def _keys_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     """Keys that are known where ``path`` leads."""
     sections: dict[str, type[BaseModel]] = {
-        "base": BaseSection,
-        "data": DataSection,
-        "truthfulqa": TruthfulQASection,
-        "accuracy": ChoiceSetSection,
-        "drift": DriftSection,
-        "calls": CallsSection,
+        "base": BaseSpec,
+        "data": DataSpec,
+        "truthfulqa": TruthfulQAProbe,
+        "accuracy": ChoiceSetProbe,
+        "drift": DriftProbe,
+        "calls": CallsProbe,
         "arms": ArmSection,
     }
     found = sections.get(str(path[0]), model) if path else model

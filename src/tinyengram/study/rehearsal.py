@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 from tinyengram.errors import TinyEngramError
 from tinyengram.files import keep_trace
 from tinyengram.host import versions
-from tinyengram.study.material import Material, load_anew, unanswerable
+from tinyengram.study.material import Material
 from tinyengram.study.plan import Study, StudyError
+from tinyengram.training.examples import prompts_to_hold
+from tinyengram.training.job import load_fresh
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +51,7 @@ def rehearse(study: Study, material: Material, arms: Sequence[str], *, looks: bo
     Raises:
         StudyError: An arm cannot be used; says why, with the versions that are installed. Nothing was trained.
     """
-    example = min(material.train, key=lambda one: len(one.input_ids))
+    example = min(material.examples.train, key=lambda one: len(one.input_ids))
     noise = _cache_gap(material.base.model, example) if looks else 0.0
     for arm in arms:
         try:
@@ -78,17 +80,17 @@ def _take_a_step(study: Study, material: Material, arm: str, example: EncodedExa
     changes = {"max_steps": 1, "epochs": None, "batch_size": 1, "gradient_accumulation": 1, "eval_every": 1}
     rates = {"learning_rate": max(settings.learning_rate, _LEAST_RATE), "warmup_ratio": 0.0, "lr_scheduler": "constant"}
     settings = settings.model_copy(update={**changes, **rates, "hold_prompts": 2, "hold_batch_size": 1})
-    base = load_anew(study)
+    base = load_fresh(study.base)
     return train_arm(
         arm=arm,
         base=base,
-        config=peft_config(study.arms[arm].method, study.arms[arm].options, base=base, train=material.train),
+        config=peft_config(study.arms[arm].method, study.arms[arm].options, base=base, train=material.examples.train),
         train=[example],
         eval=[example],
         settings=settings,
         seed=study.seeds[0],
         folder=folder,
-        unanswerable=unanswerable(study, settings, material),
+        unanswerable=prompts_to_hold(settings, study.data, material.examples),
     )
 
 
@@ -97,13 +99,13 @@ def _look_at(study: Study, checkpoint: Path, trajectory: Trajectory, example: En
     import torch
     from peft import PeftModel
 
-    from tinyengram.batches import collate
     from tinyengram.training import eval_losses
+    from tinyengram.training.batches import collate
 
     trained = trajectory.points[-1].eval_loss_whole
     if not math.isfinite(trained):
         raise _Unfit(f"after one step its loss is {trained}.")
-    base = load_anew(study)
+    base = load_fresh(study.base)
     pad_token_id = base.tokenizer.pad_token_id or 0
     model: Any = PeftModel.from_pretrained(base.model, str(checkpoint)).eval()
     loaded, _ = eval_losses(model, [example], batch_size=1, pad_token_id=pad_token_id)

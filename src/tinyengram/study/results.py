@@ -7,8 +7,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from tinyengram.hardware import Hardware
+from tinyengram.scoring.probes import PromptName
 from tinyengram.sources.provenance import Provenance
-from tinyengram.study.plan import PromptName, Study
+from tinyengram.study.plan import Study
 from tinyengram.study.statistics import Difference
 from tinyengram.tasks.calls.judging import Outcome
 from tinyengram.tasks.left_out import LeftOut
@@ -16,7 +17,7 @@ from tinyengram.training import Trajectory
 
 SCHEMA_VERSION: Literal[2] = 2
 
-Role = Literal["base", "matched reference", "matched", "level", "last"]
+Role = Literal["base", "matched reference", "matched", "level", "last", "model"]
 
 
 class Retention(BaseModel):
@@ -99,7 +100,7 @@ class Measurement(BaseModel):
     Attributes:
         arm: Arm, or ``base``.
         role: Why this checkpoint was scored: as one of a matched pair at the deepest level or (``level``) at another,
-            or as the last of the reference.
+            or as the last of the reference; ``model``: one that was trained elsewhere.
         matched_with: For a matched reference: the arm that it is matched to.
         seed: Of the arm; None for the base.
         step: Optimizer steps.

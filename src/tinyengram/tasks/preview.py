@@ -6,13 +6,9 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from tinyengram.errors import nearest
 from tinyengram.tasks.chat_data import held_out_by_default, remark_on_split, stream_conversations
-from tinyengram.tasks.errors import TaskError
 from tinyengram.tasks.left_out import LeftOut
-from tinyengram.tasks.rendering import EncodedExample, Encoder, Renderer, marked_text
-
-_TEMPLATES = ("tokenizer", "chatml")
+from tinyengram.tasks.rendering import EncodedExample, Encoder, Renderer, known_template, marked_text
 
 
 @dataclass(frozen=True)
@@ -81,8 +77,7 @@ def preview(
         TaskError: Nothing can be learnt, or an option is unknown.
         SourceError: The data cannot be had.
     """
-    if template not in _TEMPLATES:
-        raise TaskError(f"template={template!r} is unknown.{nearest(str(template), _TEMPLATES)}")
+    template = known_template(template)
     stream = stream_conversations(name, format=format, learn=learn, max_bad_rows=max_bad_rows)
     renderer = None if tokenizer is None else Renderer(tokenizer, template=template)
     encoder = None if renderer is None else Encoder(renderer, max_length=max_length)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any, Literal, get_args
 
+from tinyengram.errors import nearest
 from tinyengram.tasks.calls.reading import CallFormat
 from tinyengram.tasks.conversations import Conversation
 from tinyengram.tasks.errors import TaskError
@@ -27,11 +28,11 @@ class Renderer:
         template: Which of the two.
 
     Raises:
-        TaskError: ``template="tokenizer"`` and the tokenizer has no chat template.
+        TaskError: ``template`` is neither, or ``"tokenizer"`` and the tokenizer has no chat template.
     """
 
     def __init__(self, tokenizer: Any, *, template: Template = "tokenizer") -> None:
-        if template == "tokenizer" and not tokenizer.chat_template:
+        if known_template(template) == "tokenizer" and not tokenizer.chat_template:
             raise TaskError(
                 "template: tokenizer needs a tokenizer with a chat template; this one has none. Use template: chatml."
             )
@@ -99,6 +100,18 @@ class Renderer:
         spoken = [index for index in conversation.learnt if _speaks(conversation, index)]
         empty = [RefusedTurn(index, 0, _EMPTY) for index in conversation.learnt if not _speaks(conversation, index)]
         return sorted([*self._writer.turns(conversation, spoken), *empty], key=lambda written: written.turn)
+
+
+def known_template(name: str) -> Template:
+    """The template of that name.
+
+    Raises:
+        TaskError: There is none.
+    """
+    for template in get_args(Template):
+        if name == template:
+            return template
+    raise TaskError(f"template={name!r} is unknown.{nearest(name, get_args(Template))}")
 
 
 def _speaks(conversation: Conversation, index: int) -> bool:

@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from tests.arms import examples, tiny_base
-from tinyengram.batches import IGNORED, collate, predicting_positions, token_losses
 from tinyengram.tasks.rendering import EncodedExample
+from tinyengram.training.batches import IGNORED, collate, predicting_positions, token_losses
 
 
 @pytest.mark.parametrize("loss_on", ["whole", "answer"])

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tinyengram.files import write_atomically
-from tinyengram.training import StepEvent
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,20 @@ class ScoreEvent:
     total: int
 
 
+@dataclass(frozen=True)
+class StepEvent:
+    """News of a running arm. ``eval_loss`` (of the loss that is trained) only comes at stops."""
+
+    arm: str
+    seed: int
+    step: int
+    total_steps: int
+    loss: float | None
+    tokens_per_second: float
+    seconds_left: float
+    eval_loss: float | None
+
+
 Event = PhaseEvent | ScoreEvent | StepEvent
 
 
@@ -37,7 +50,7 @@ class Clock:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self.seconds: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
+        self.seconds = _read(file)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -47,3 +60,11 @@ class Clock:
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - begun
             write_atomically(self._file, json.dumps(self.seconds, indent=2))
+
+
+def _read(file: Path) -> dict[str, float]:
+    """What was noted before; of a damaged file nothing, since times are all that it held."""
+    try:
+        return {name: float(seconds) for name, seconds in json.loads(file.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}

@@ -11,9 +11,10 @@ import torch
 from tests.arms import ENGRAM, EXACT, LORA, examples, settings, tiny_base
 from tinyengram.errors import TinyEngramError
 from tinyengram.files import sha256_of
+from tinyengram.progress import StepEvent
 from tinyengram.sources import Base
 from tinyengram.study.matching import late_train_loss
-from tinyengram.training import StepEvent, check_config, eval_losses, peft_config, read_trajectory, train_arm
+from tinyengram.training import check_config, eval_losses, peft_config, read_trajectory, train_arm
 
 
 @pytest.fixture
@@ -121,7 +122,7 @@ def test_a_finished_arm_is_not_trained_again(base: Base, tmp_path: Path) -> None
 
 
 def test_arms_see_the_data_in_the_same_order(base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import tinyengram.training as module
+    import tinyengram.training.trainer as module
 
     orders: dict[str, list[str]] = {"lora": [], "engram": []}
     collate_batch = module.collate

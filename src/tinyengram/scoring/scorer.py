@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
-from tinyengram.files import sha256_of, write_atomically
-from tinyengram.study.material import Material, load_anew
-from tinyengram.study.plan import PromptName, Study
-from tinyengram.study.progress import Clock, Event, ScoreEvent
+from tinyengram.errors import TinyEngramError
+from tinyengram.files import read_model, sha256_of, write_atomically
+from tinyengram.hardware import device
+from tinyengram.progress import Clock, Event, ScoreEvent
+from tinyengram.scoring.probes import Probes, PromptName, Questions
+from tinyengram.sources import load_model
+from tinyengram.training.job import BaseSpec, load_fresh
 
 if TYPE_CHECKING:
     from tinyengram.scoring.accuracy import AccuracyScores
@@ -50,12 +53,28 @@ class Panel:
 
 
 class Scorer:
-    """Measures checkpoints of one run."""
+    """Measures models of one run: its base, adapters on it, and whole models that came of it.
+
+    Args:
+        base: The base.
+        probes: What is asked.
+        questions: The same, loaded.
+        out: Run folder; scores are kept in ``scores`` there.
+        clock: Notes how long it took.
+        on_event: Told how it is going.
+    """
 
     def __init__(
-        self, study: Study, material: Material, out: Path, clock: Clock, on_event: Callable[[Event], None]
+        self,
+        base: BaseSpec,
+        probes: Probes,
+        questions: Questions,
+        out: Path,
+        clock: Clock,
+        on_event: Callable[[Event], None],
     ) -> None:
-        self._study, self._material, self._out, self._clock, self._on_event = study, material, out, clock, on_event
+        self._base, self._probes, self._questions = base, probes, questions
+        self._out, self._clock, self._on_event = out, clock, on_event
         self._loaded: tuple[Path | None, Any] | None = None
 
     def panel(self, label: str, checkpoint: Path | None, *, whole: bool = True) -> Panel:
@@ -63,12 +82,12 @@ class Scorer:
 
         Args:
             label: Names the checkpoint in news of the run.
-            checkpoint: Folder of an adapter.
+            checkpoint: Folder of an adapter, or of a whole model.
             whole: Also ask what is not needed for a curve: further choice sets and calls.
         """
         from tinyengram.scoring import accuracy, drift, truthfulqa
 
-        tokenizer, material = self._material.base.tokenizer, self._material
+        tokenizer, asked_of = self._questions.chats.renderer.tokenizer, self._questions
         panel = Panel(truthfulqa={}, accuracy={}, drift=None, calls=None, files={})
 
         def kept(kind: str, way: str, schema: type[T], asked: object, total: int, score: Callable[..., T]) -> T:
@@ -77,8 +96,8 @@ class Scorer:
             panel.files[kind, way] = file
             return found
 
-        questions = material.questions.questions
-        for name in self._study.truthfulqa.prompts:
+        questions = asked_of.truthfulqa.questions
+        for name in self._probes.truthfulqa.prompts:
             prompt = self._prompt(name, truthfulqa.PLAIN)
             asked = [
                 [prompt.write(one.question), prompt.lead, one.mc1_choices, one.mc2_choices, one.mc2_labels]
@@ -94,9 +113,9 @@ class Scorer:
                     model, tokenizer, questions, prompt=prompt, on_done=tell
                 ),
             )
-        for set_name, one_set in material.choice_sets.items() if whole else ():
+        for set_name, one_set in asked_of.choice_sets.items() if whole else ():
             panel.accuracy[set_name] = {}
-            for name in self._study.truthfulqa.prompts:
+            for name in self._probes.truthfulqa.prompts:
                 prompt = self._prompt(name, accuracy.PLAIN)
                 panel.accuracy[set_name][name] = kept(
                     set_name,
@@ -108,19 +127,19 @@ class Scorer:
                         model, tokenizer, one_set.questions, prompt=prompt, on_done=tell
                     ),
                 )
-        if self._study.drift is not None:
-            longest = self._study.drift.max_tokens
+        if self._probes.drift is not None and asked_of.texts is not None:
+            longest, texts = self._probes.drift.max_tokens, asked_of.texts.texts
             panel.drift = kept(
                 "drift",
                 "general text",
                 drift.Drift,
-                [longest, material.texts],
-                len(material.texts),
+                [longest, texts],
+                len(texts),
                 lambda model, tell: drift.measure_drift(
-                    model, tokenizer, material.texts, max_tokens=longest, on_done=tell
+                    model, tokenizer, texts, max_tokens=longest, base=self._base_beside(checkpoint), on_done=tell
                 ),
             )
-        if whole and self._study.calls is not None:
+        if whole and self._probes.calls is not None:
             panel.calls = self._calls(kept)
         return panel
 
@@ -128,24 +147,24 @@ class Scorer:
         """Whether the calls that a checkpoint generates are right."""
         from tinyengram.scoring.calls import CallRequest, CallScores, requests_for_calls, score_calls
 
-        section, material = self._study.calls, self._material
-        assert section is not None
-        renderer = material.renderer
-        wanted = requests_for_calls(material.held_out_conversations, renderer.readable_format())[: section.wanted]
-        unwanted = [CallRequest(conversation, None, ()) for conversation in material.unfitting]
+        probe, chats = self._probes.calls, self._questions.chats
+        assert probe is not None
+        renderer = chats.renderer
+        wanted = requests_for_calls(chats.held_out, renderer.readable_format())[: probe.wanted]
+        unwanted = [CallRequest(conversation, None, ()) for conversation in self._questions.unfitting]
         return kept(
             "calls",
             "calls",
             CallScores,
-            [section.model_dump(), [renderer.prompt(one.conversation, one.turn) for one in (*wanted, *unwanted)]],
+            [probe.model_dump(), [renderer.prompt(one.conversation, one.turn) for one in (*wanted, *unwanted)]],
             len(wanted) + len(unwanted),
             lambda model, tell: score_calls(
                 model,
                 renderer,
                 wanted,
                 unwanted,
-                max_new_tokens=section.max_new_tokens,
-                batch_size=section.batch_size,
+                max_new_tokens=probe.max_new_tokens,
+                batch_size=probe.batch_size,
                 on_done=tell,
             ),
         )
@@ -162,7 +181,7 @@ class Scorer:
     ) -> tuple[T, str]:
         """The scores and their file relative to the run folder; they are only measured when there is none."""
         key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
-        adapter = "base" if checkpoint is None else _adapter_key(checkpoint)
+        adapter = "base" if checkpoint is None else _key(checkpoint)
         file = self._out / "scores" / f"{kind}-{key}-{adapter}.json"
         if not file.exists():
             done = 0
@@ -174,20 +193,43 @@ class Scorer:
 
             with self._clock.phase("calls" if kind == "calls" else "score"):
                 self._on_event(ScoreEvent(label, 0, total))
-                scores = score(self._model(checkpoint), tell)
+                scores = score(self.model(checkpoint), tell)
             write_atomically(file, scores.model_dump_json(indent=1))
-        return schema.model_validate_json(file.read_text()), str(file.relative_to(self._out))
+        return read_model(schema, file, "Delete it: it is measured anew then."), str(file.relative_to(self._out))
 
-    def _model(self, checkpoint: Path | None) -> Any:
-        """A checkpoint in evaluation mode; the one that was asked for last stays loaded."""
-        from peft import PeftModel
+    def model(self, checkpoint: Path | None) -> Any:
+        """A checkpoint in evaluation mode; the one that was asked for last stays loaded.
 
+        Raises:
+            TinyEngramError: An adapter does not fit the base.
+        """
         if self._loaded is None or self._loaded[0] != checkpoint:
             self._loaded = None
-            model = load_anew(self._study).model
-            model = model if checkpoint is None else PeftModel.from_pretrained(model, str(checkpoint))
-            self._loaded = checkpoint, model.eval()
+            self._loaded = checkpoint, self._load(checkpoint).eval()
         return self._loaded[1]
+
+    def _load(self, checkpoint: Path | None) -> Any:
+        from peft import PeftModel
+
+        if checkpoint is None:
+            return load_fresh(self._base).model
+        if not is_adapter(checkpoint):
+            return load_model(
+                str(checkpoint), dtype=self._base.dtype, trust_remote_code=self._base.trust_remote_code
+            ).to(device())
+        base = load_fresh(self._base)
+        try:
+            return PeftModel.from_pretrained(base.model, str(checkpoint))
+        except (ValueError, TypeError, KeyError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:400]
+            raise TinyEngramError(
+                f"The adapter {checkpoint} cannot be put on the base {self._base.name!r}: {reason}. Name the base that "
+                "it was trained on."
+            ) from error
+
+    def _base_beside(self, checkpoint: Path | None) -> Any:
+        """The base to measure drift from where a model cannot switch itself back to it; None where it can, or is it."""
+        return None if checkpoint is None or is_adapter(checkpoint) else load_fresh(self._base).model.eval()
 
     def _prompt(self, name: PromptName, plain: Prompt) -> Prompt:
         """A way of asking; the tools that are offered are those of the shortest held-out example."""
@@ -196,7 +238,7 @@ class Scorer:
 
         if name == "plain":
             return plain
-        renderer = self._material.renderer
+        renderer = self._questions.chats.renderer
         tools, system = self._tools_offered() if name == "chat with tools" else ((), "")
         return Prompt(lambda question: renderer.prompt(request(question, tools=tools, system=system)), "")
 
@@ -204,7 +246,7 @@ class Scorer:
         """Tools and system text of the held-out conversation that offers the least to read."""
         from tinyengram.tasks.conversations import system_text
 
-        settings = [(one.tools, system_text(one)) for one in self._material.held_out_conversations]
+        settings = [(one.tools, system_text(one)) for one in self._questions.chats.held_out]
         offering = [one for one in settings if one[0]] or settings
 
         def characters(setting: tuple[tuple[dict[str, Any], ...], str]) -> int:
@@ -214,9 +256,18 @@ class Scorer:
         return min(offering, key=characters)
 
 
-def _adapter_key(checkpoint: Path) -> str:
-    """Identifies an adapter by what its files hold, in whatever order PEFT wrote its lists of modules."""
-    config = json.loads((checkpoint / "adapter_config.json").read_text())
-    options = {name: sorted(value, key=str) if isinstance(value, list) else value for name, value in config.items()}
-    weights = sha256_of(checkpoint / "adapter_model.safetensors")
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds a PEFT adapter rather than a whole model."""
+    return (folder / "adapter_config.json").is_file()
+
+
+def _key(checkpoint: Path) -> str:
+    """Identifies a model by what its files hold, in whatever order PEFT wrote its lists of modules."""
+    config = "adapter_config.json" if is_adapter(checkpoint) else "config.json"
+    said = json.loads((checkpoint / config).read_text())
+    options = {name: sorted(value, key=str) if isinstance(value, list) else value for name, value in said.items()}
+    if is_adapter(checkpoint):
+        weights: object = sha256_of(checkpoint / "adapter_model.safetensors")
+    else:
+        weights = [sha256_of(file) for file in sorted(checkpoint.glob("*.safetensors"))]
     return hashlib.sha256(json.dumps([weights, options], sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,103 @@
+"""Trained arms are matched, measured and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tinyengram.scoring.probes import PromptName
+from tinyengram.scoring.scorer import Panel, Scorer
+from tinyengram.study.frontier import curve_weights
+from tinyengram.study.matching import eval_loss, match, trained
+from tinyengram.study.measuring import Differences, measurement
+from tinyengram.study.plan import Study
+from tinyengram.study.results import Comparison, Measurement, Role
+from tinyengram.study.statistics import paired_difference
+from tinyengram.training.trajectory import Trajectory, TrajectoryPoint
+
+
+def compare(
+    study: Study, trajectories: Sequence[Trajectory], scorer: Scorer, out: Path
+) -> tuple[list[Measurement], list[Comparison]]:
+    """Measure the base, every matched pair and the reference's last checkpoint; compare the pairs."""
+    of = {(trajectory.arm, trajectory.seed): trajectory for trajectory in trajectories}
+    base = scorer.panel("base", None)
+    start = trajectories[0].points[0]
+    measurements = [measurement(start, base, None, arm="base", role="base", seed=None)]
+
+    def measure(arm: str, seed: int, point: TrajectoryPoint, role: Role, matched_with: str | None = None) -> Panel:
+        assert point.checkpoint is not None
+        checkpoint = out / "jobs" / of[arm, seed].job / point.checkpoint
+        panel = scorer.panel(f"{arm}, seed {seed}, step {point.step}", checkpoint, whole=role != "level")
+        measurements.append(measurement(point, panel, base, arm=arm, role=role, seed=seed, matched_with=matched_with))
+        return panel
+
+    comparisons = []
+    for name in study.arms:
+        if name == study.reference:
+            continue
+        pairs, curves, missed = [], [], []
+        for seed in study.seeds:
+            matched = match(of[study.reference, seed], of[name, seed], study.levels)
+            if not matched:
+                missed.append(seed)
+                continue
+            before, after = Curve(start, base, study.loss_on), Curve(start, base, study.loss_on)
+            for depth, pair in enumerate(matched):
+                theirs = measure(study.reference, seed, pair.reference, "level" if depth else "matched reference", name)
+                ours = measure(name, seed, pair.other, "level" if depth else "matched")
+                before.add(pair.reference, theirs)
+                after.add(pair.other, ours)
+                if not depth:
+                    pairs.append((theirs, ours))
+            curves.append((before, after, matched[0].level))
+        differences = Differences(pairs, len(study.arms) - 1)
+        comparisons.append(
+            Comparison(
+                arm=name,
+                reference=study.reference,
+                reached=[seed for seed in study.seeds if seed not in missed],
+                missed=missed,
+                mc1=differences.truthfulqa("mc1"),
+                mc2=differences.truthfulqa("mc2"),
+                shift=differences.shift(base),
+                accuracy=differences.accuracy(),
+                drift=differences.drift(),
+                area={
+                    prompt: paired_difference(
+                        [before.mean_mc2(prompt, level) for before, _, level in curves],
+                        [after.mean_mc2(prompt, level) for _, after, level in curves],
+                        comparisons=len(study.arms) - 1,
+                    )
+                    for prompt in study.truthfulqa.prompts
+                    if curves and study.levels > 1
+                },
+            )
+        )
+    for seed in study.seeds:
+        measure(study.reference, seed, trained(of[study.reference, seed].points)[-1], "last")
+    return measurements, comparisons
+
+
+class Curve:
+    """What one arm kept on its way down from the base: the base's panel, then measured ones, by eval loss."""
+
+    def __init__(self, start: TrajectoryPoint, base: Panel, loss_on: str) -> None:
+        self._loss_on, self._base_loss = loss_on, eval_loss(start, loss_on)
+        self._panels = {self._base_loss: base}
+
+    def add(self, point: TrajectoryPoint, panel: Panel) -> None:
+        if eval_loss(point, self._loss_on) < self._base_loss:
+            self._panels[eval_loss(point, self._loss_on)] = panel
+
+    def mean_mc2(self, prompt: PromptName, deepest: float) -> list[float]:
+        """Each question's mean MC2 from the base's loss to ``deepest``; see :mod:`tinyengram.study.frontier`."""
+        losses = sorted(self._panels, reverse=True)
+        rows = [self._panels[loss].truthfulqa[prompt].rows for loss in losses]
+        if deepest >= self._base_loss:  # Nothing was learned, so the way has no length.
+            return [row.mc2 for row in rows[0]]
+        weights = curve_weights(losses, deepest)
+        return [
+            sum(weight * row.mc2 for weight, row in zip(weights, question, strict=True))
+            for question in zip(*rows, strict=True)
+        ]

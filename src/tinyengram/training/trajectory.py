@@ -1,0 +1,79 @@
+"""What a training run measured on its way, and the file that names exactly the checkpoints that are whole."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from tinyengram.files import read_model, write_atomically
+
+_FILE = "trajectory.json"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(ser_json_inf_nan="constants")  # JSON's null would not read back as a number.
+
+
+class TrajectoryPoint(_Record):
+    """What was measured at one stop of a training run; losses are means over tokens, in nats.
+
+    ``train_loss`` is the mean over the steps since the stop before.
+    """
+
+    step: int
+    tokens: int
+    seconds: float
+    train_loss: float | None
+    eval_loss_whole: float
+    eval_loss_answer: float
+    checkpoint: str | None
+
+
+class Trajectory(_Record):
+    """The stops of one arm with one seed, in order of steps; step 0 is the base itself.
+
+    ``job`` is the digest of the job, which names its folder; empty in runs before 0.2.
+    """
+
+    arm: str
+    job: str = ""
+    seed: int
+    method: str
+    learning_rate: float
+    trainable_parameters: int
+    loss_on: Literal["whole", "answer"]
+    points: list[TrajectoryPoint]
+    finished: bool
+
+
+def read_trajectory(folder: Path) -> Trajectory | None:
+    """The trajectory written in ``folder`` so far, or None."""
+    file = folder / _FILE
+    remedy = f"Delete {folder}, which is trained anew then."
+    return read_model(Trajectory, file, remedy) if file.exists() else None
+
+
+def write_trajectory(folder: Path, trajectory: Trajectory) -> None:
+    write_atomically(folder / _FILE, trajectory.model_dump_json(indent=2))
+
+
+def drop_unfinished_checkpoints(folder: Path, trajectory: Trajectory) -> None:
+    """Remove checkpoints that the trajectory does not name: their writing was cut off."""
+    whole = {point.checkpoint for point in trajectory.points}
+    for path in folder.glob("checkpoint-*"):
+        if path.name not in whole:
+            shutil.rmtree(path)
+
+
+def keep_adapter_only(checkpoint: Path) -> None:
+    """Drop what only a continuation of the training needs (optimizer, random state) from a checkpoint."""
+    for path in checkpoint.iterdir():
+        if path.name.startswith("adapter_"):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)  # Of several processes another may have been first.

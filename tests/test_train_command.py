@@ -1,0 +1,155 @@
+"""`train` and `evaluate` as a new user runs them: an adapter with its card, the same figures from both, refusals."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from peft import PeftModel
+
+from tinyengram.cli import main
+from tinyengram.files import only_process_in
+from tinyengram.sources import load_base
+from tinyengram.study.evaluation import Evaluation
+from tinyengram.study.plan import presets
+from tinyengram.study.results import Results
+
+CALLS = presets()["smoke"].parent / "data" / "smoke_calls.jsonl"
+DATA = ["--template", "chatml", "--max-length", "512"]
+
+
+def run(*arguments: object) -> int:
+    """The exit code of the command line in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["tinyengram", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+    return int(stopped.value.code or 0)
+
+
+def train(file: Path, out: Path, *more: object) -> int:
+    few = ["--questions", 3, "--max-steps", 4, "--method", "engram"]
+    return run("train", file, "--base", "tiny-random-llama", "--out", out, *DATA, *few, *more)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A file of chats, and the folder that `train` made of it."""
+    folder = tmp_path_factory.mktemp("train")
+    file = folder / "chats.jsonl"
+    file.write_text(CALLS.read_text())
+    assert train(file, folder / "adapter") == 0
+    return file, folder / "adapter"
+
+
+@pytest.mark.xdist_group("trained")
+class TestTrained:
+    def test_the_folder_is_an_adapter_with_its_card(self, trained: tuple[Path, Path]) -> None:
+        _, out = trained
+        results = Results.model_validate_json((out / "run" / "results.json").read_text())
+        base, model = results.measurements
+        card = (out / "README.md").read_text()
+        for figure in (f"{model.eval_loss_answer:.4f}", f"{base.eval_loss_answer:.4f}", "library_name: peft"):
+            assert figure in card
+        assert model.drift is not None
+        assert f"{model.drift.kl:.4f}" in card
+        loaded = PeftModel.from_pretrained(load_base("tiny-random-llama").model, str(out))
+        assert type(loaded.active_peft_config).__name__ == "EngramConfig"
+
+    def test_again_it_trains_nothing_and_says_the_same(self, trained: tuple[Path, Path], capsys) -> None:
+        file, out = trained
+        before = (out / "run" / "results.json").read_bytes()
+        assert train(file, out, "--json") == 0
+        said = capsys.readouterr()
+        assert "Training" not in said.err
+        again, kept = Results.model_validate_json(said.out), Results.model_validate_json(before)
+        assert again.measurements == kept.measurements
+
+    def test_evaluate_finds_what_train_found(self, trained: tuple[Path, Path], tmp_path: Path, capsys) -> None:
+        file, out = trained
+        options = [*DATA, "--data", file, "--questions", 3, "--eval-limit", 200, "--out", tmp_path / "out"]
+        assert run("evaluate", out, *options, "--json") == 0
+        found = Evaluation.model_validate_json(capsys.readouterr().out)
+        base, model = Results.model_validate_json((out / "run" / "results.json").read_text()).measurements
+        for ours, theirs in ((found.base, base), (found.model, model)):
+            assert ours.eval_loss_answer == pytest.approx(theirs.eval_loss_answer, rel=1e-5)
+            assert [one.mc2 for one in ours.retention.values()] == [one.mc2 for one in theirs.retention.values()]
+            assert ours.drift is not None
+            assert theirs.drift is not None
+            assert ours.drift.kl == theirs.drift.kl
+
+    def test_data_that_were_edited_meanwhile_are_refused(self, trained: tuple[Path, Path], capsys) -> None:
+        file, out = trained
+        rows, kept = file.read_text(), (out / "run" / "results.json").read_bytes()
+        try:
+            file.write_text(rows.replace("the", "a"))
+            assert train(file, out) == 2
+        finally:
+            file.write_text(rows)
+        assert "was begun with other inputs: the checksum of data" in capsys.readouterr().err
+        assert (out / "run" / "results.json").read_bytes() == kept
+
+    def test_other_settings_are_refused(self, trained: tuple[Path, Path], capsys) -> None:
+        file, out = trained
+        assert train(file, out, "--seed", 7) == 2
+        assert "seeds is [0] there, [7] now" in capsys.readouterr().err
+
+    def test_a_second_process_is_refused(self, trained: tuple[Path, Path], capsys) -> None:
+        file, out = trained
+        with only_process_in(out / "run"):
+            assert train(file, out) == 2
+        assert "Another process works in" in capsys.readouterr().err
+
+    def test_a_results_file_that_was_cut_off(self, trained: tuple[Path, Path], tmp_path: Path, capsys) -> None:
+        whole = (trained[1] / "run" / "results.json").read_text()
+        (tmp_path / "results.json").write_text(whole[: len(whole) // 2])
+        assert run("report", tmp_path) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert "results.json cannot be read" in said
+
+    def test_a_trajectory_that_was_damaged(self, trained: tuple[Path, Path], capsys) -> None:
+        file, out = trained
+        (trajectory,) = (out / "run" / "jobs").glob("*/trajectory.json")
+        whole = trajectory.read_text()
+        try:
+            trajectory.write_text("{}")
+            assert train(file, out) == 2
+        finally:
+            trajectory.write_text(whole)
+        assert "trajectory.json cannot be read (arm: Field required). Delete" in capsys.readouterr().err
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["--method", "lorra"], "--method 'lorra' is unknown. Did you mean 'lora'"),
+            (["--format", "opanai"], "'opanai'"),
+            (["--max-steps", 4, "--epochs", 2], "exactly one of max_steps and epochs"),
+        ],
+    )
+    def test_a_value_that_cannot_be_used(self, tmp_path: Path, capsys, arguments: list, said: str) -> None:
+        assert run("train", CALLS, "--base", "tiny-random-llama", "--out", tmp_path / "o", *DATA, *arguments) == 2
+        err = capsys.readouterr().err
+        assert said in err
+        assert "Traceback" not in err
+
+    def test_a_base_folder_without_a_config(self, tmp_path: Path, capsys) -> None:
+        (tmp_path / "base").mkdir()
+        assert run("train", CALLS, "--base", tmp_path / "base", "--out", tmp_path / "o") == 2
+        said = capsys.readouterr().err
+        assert str(tmp_path / "base") in said
+        assert "config.json" in said
+        assert said.count("\n") == 1
+
+    def test_out_that_is_a_file_or_somebody_elses(self, tmp_path: Path, capsys) -> None:
+        (tmp_path / "file").write_text("mine")
+        assert train(CALLS, tmp_path / "file") == 2
+        assert train(CALLS, tmp_path) == 2
+        said = capsys.readouterr().err
+        assert "names a file" in said
+        assert "is not empty and was not made by train" in said
+        assert json.dumps((tmp_path / "file").read_text()) == '"mine"'
