@@ -26,7 +26,7 @@ class EngramPeftType(StrEnum):
 
 ENGRAM = EngramPeftType.ENGRAM
 # What one says of a load, not of a memory.
-_NOT_SAVED = ("check_base", "check_tensors")
+_NOT_SAVED = ("check_base", "check_tensors", "tables_on")
 # Options of other methods that say where an adapter sits.
 _BLOCKS_ELSEWHERE = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 
@@ -76,6 +76,10 @@ class EngramConfig(PeftConfig):
         check_tensors: ``False`` takes tensors that were edited after saving (halved, averaged), whose checksum is no
             longer theirs; names and shapes must still fit. Given as ``check_base``, or set on
             ``model.peft_config[name]`` before ``set_peft_model_state_dict``. Not saved.
+        tables_on: ``"device"``: tables lie where their block does. ``"cpu"``: they stay in host memory, also when the
+            model is moved, and the rows that a text needs are brought to the block; for tables larger than a device.
+            Loaded for inference they are mapped from the adapter's file, which must then not be overwritten, if it
+            holds whole tables, else built from its rows. Given as ``check_base``. Not saved.
 
     Raises:
         ValueError: A size, layer or name cannot be used; the message says which and what can.
@@ -106,6 +110,7 @@ class EngramConfig(PeftConfig):
     fingerprint: dict[str, Any] | None = field(default=None, repr=False)
     check_base: bool = True
     check_tensors: bool = True
+    tables_on: Literal["device", "cpu"] = "device"
 
     def __new__(cls, *_: Any, **options: Any) -> EngramConfig:
         # Asked here because PEFT, on reading a file, drops options that `__init__` does not know with a warning only.
@@ -186,7 +191,7 @@ class EngramConfig(PeftConfig):
             isinstance(self.pad_token_id, bool) or not isinstance(self.pad_token_id, int)
         ):
             raise ValueError(f"pad_token_id={self.pad_token_id!r} must be a token's id or None.")
-        for name in ("trainable_tables", *_NOT_SAVED):
+        for name in ("trainable_tables", "check_base", "check_tensors"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}={getattr(self, name)!r} must be True or False.")
         for name, allowed in (
@@ -194,6 +199,7 @@ class EngramConfig(PeftConfig):
             ("gate", ("sigmoid", "hard")),
             ("init", ("zero_tables", "zero_value", "paper")),
             ("rows", ("ngram", "shuffled", "single")),
+            ("tables_on", ("device", "cpu")),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}.")

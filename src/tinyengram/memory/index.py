@@ -56,6 +56,7 @@ class EngramIndex(nn.Module):
         if config.memory == "hashed":
             primes = head_sizes(config.layer_ids, config.engram_vocab_size, config.n_head_per_ngram)
             self.register_buffer("sizes", torch.tensor([primes[layer] for layer in config.layer_ids]))
+            self.largest = max(size for orders in primes.values() for heads in orders for size in heads)
             multipliers = [
                 hash_multipliers(layer, config.max_ngram_size, self.compressed_vocab_size, config.seed)
                 for layer in config.layer_ids
@@ -120,7 +121,9 @@ class EngramIndex(nn.Module):
                 (adapter_name, "rows"), lambda: exact_rows(window, self.ngrams, self.ngram_keys, self.orders)
             )
         at = self.layer_ids.index(layer_id)
-        return hashed_rows(window, self.multipliers[at], self.sizes[at])
+        return reading.once(
+            (adapter_name, "rows"), lambda: hashed_rows(window, self.multipliers, self.sizes, self.largest)
+        )[at]
 
     def _refuse_unloaded(self, adapter_name: str) -> None:
         fresh = "give ngrams=collect_ngrams(...)" if self.memory == "exact" else "set its fingerprint to None"
