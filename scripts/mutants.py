@@ -28,6 +28,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.machinery import ModuleSpec, SourceFileLoader
+from itertools import accumulate
 from pathlib import Path
 from types import CodeType, FrameType, FunctionType
 from typing import Any
@@ -43,6 +44,9 @@ KNOWN = ROOT / ".mutants"
 # They start processes or compilers, or measure time: longer than all others together, or of another outcome by chance.
 LEFT_OUT = "not two_processes and not fsdp and not compiled and not two_thousand and not fast"
 PYTEST = ["-q", "-m", "not slow", "-k", LEFT_OUT, "-p", "no:cacheprovider", "-p", "no:warnings", "-s"]
+# Seconds of tests, by the clean run, that are tried on one mutant: first those of the test file of its name, then the
+# fastest. A score is thus a lower bound; a line that every test reaches would take all of them for each survivor.
+AT_MOST = 12.0
 SURVIVED, NOT_REACHED, BY_TIME = "survived", "survived: no test reaches it", "killed by time"
 
 
@@ -216,10 +220,12 @@ class Runner:
         self.report = KNOWN / "by.txt"
         self.results_file = KNOWN / "results.json"
         self.results: dict[str, Any] = json.loads(self.results_file.read_text()) if self.results_file.exists() else {}
+        self.said = sys.stdout
+        self.killers: Counter = Counter()
         self.tests_digest = digest(*TESTS.glob("*.py"), *PACKAGE.glob("*.py"))
 
     def tests_for(self, name: str, mutant: Mutant) -> tuple[list[tuple[float, str]], bool]:
-        """(seconds, test) of those that reach a mutant, fastest first, and whether importing tests reaches it too."""
+        """(seconds, test) of those to try on a mutant, and whether importing the tests reaches it too."""
         wanted = range(mutant.start, mutant.end + 1)
         if mutant.function is not None and mutant.start == mutant.function[0]:
             wanted = range(mutant.function[0], mutant.function[1] + 1)
@@ -231,7 +237,10 @@ class Runner:
                 lines = about["lines"].get(name, ())
                 if at_import or (lines and mutant.function is None) or not set(wanted).isdisjoint(lines):
                     found.append((about["seconds"], test))
-        return sorted(found), early
+        mirror = f"test_{Path(name).stem}.py"
+        found.sort(key=lambda one: (mirror not in one[1], *one))
+        until = list(accumulate(seconds for seconds, _ in found))
+        return [one for one, total in zip(found, until, strict=True) if total <= AT_MOST + one[0]], early
 
     def known(self, key: str) -> dict[str, Any] | None:
         """What was found before, unless what it was found with has changed."""
@@ -246,6 +255,7 @@ class Runner:
     def keep(self, key: str, result: str, by: str, began: float) -> None:
         with_ = digest(ROOT / by.split("::")[0]) if by and result == "killed" else self.tests_digest
         self.results[key] = {"result": result, "by": by, "with": with_, "seconds": round(time.monotonic() - began, 1)}
+        self.killers[key.split()[0], by] += 1
         partial = self.results_file.with_suffix(".partial")
         partial.write_text(json.dumps(self.results, indent=0))
         partial.replace(self.results_file)
@@ -261,7 +271,9 @@ class Runner:
     def try_collected(self, items: dict[str, pytest.Item], path: Path, mutant: Mutant, tests: list) -> Any:
         def work() -> None:
             patch(path, mutant.source)
-            run_tests([items[test] for _, test in tests])
+            # Which tests are tried is settled; those that killed others of this file are likely to kill this one.
+            order = sorted(tests, key=lambda one: (-self.killers[path.name, one[1]], *one))
+            run_tests([items[test] for _, test in order])
 
         self.report.unlink(missing_ok=True)
         return self.ended(forked(work, 10 * sum(seconds for seconds, _ in tests) + 10))
@@ -293,7 +305,7 @@ class Runner:
 
     def run(self, chosen: list[tuple[Path, int, Mutant]]) -> None:
         """Try those of which nothing is known: code of functions in forks of one session, the rest anew."""
-        later, began_all, done = [], time.monotonic(), 0
+        began_all, done = time.monotonic(), 0
         left = [(path, at, one) for path, at, one in chosen if self.known(key_of(path, one)) is None]
 
         def tried(path: Path, mutant: Mutant, ended: Any, began: float) -> None:
@@ -302,7 +314,8 @@ class Runner:
             result, by = ended or (SURVIVED, "")
             self.keep(key_of(path, mutant), result, by, began)
             seconds = time.monotonic() - began_all
-            print(f"{done}/{len(left)} {seconds:.0f} s {path.name}:{mutant.start} {result} {by[-60:]}", flush=True)
+            where = f"{done}/{len(left)} {seconds:.0f} s {path.name}:{mutant.start}"
+            print(where, result, by, file=self.said, flush=True)
 
         def collected(items: dict[str, pytest.Item]) -> None:
             for path, _, mutant in left:
@@ -310,20 +323,16 @@ class Runner:
                 began = time.monotonic()
                 if not tests:
                     tried(path, mutant, (NOT_REACHED, ""), began)
-                elif early:
-                    later.append((path, mutant, tests))
-                else:
+                elif not early:
                     tried(path, mutant, self.try_collected(items, path, mutant, tests), began)
-            KNOWN.joinpath("later.txt").write_text(str(len(later)))
 
         if left:
             session = os.fork()
             if not session:
                 # A process of its own, so that this one has imported nothing of the package when it tries the rest.
-                quiet = os.dup(1)
-                sys.stdout = os.fdopen(quiet, "w", buffering=1)
-                code = pytest.main(["--capture=no", *PYTEST, str(TESTS)], plugins=[Trial(self.report, collected)])
-                sys.stdout.flush()
+                self.said = os.fdopen(os.dup(1), "w", buffering=1)
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                code = pytest.main([*PYTEST, str(TESTS)], plugins=[Trial(self.report, collected)])
                 os._exit(0 if code in (0, 5) else 1)
             if os.waitstatus_to_exitcode(os.waitpid(session, 0)[1]):
                 sys.exit("The tests could not be collected.")

@@ -138,13 +138,15 @@ def _speaks(node: ast.AST) -> bool:
     if not isinstance(node, ast.Expr):
         return False
     value = node.value
-    return isinstance(value, ast.Constant) or (isinstance(value, ast.Call) and ast.unparse(value.func) == "warnings.warn")
+    warns = isinstance(value, ast.Call) and ast.unparse(value.func) == "warnings.warn"
+    return warns or isinstance(value, ast.Constant)
 
 
 def _instead_of_statement(node: ast.stmt) -> Iterator[str]:
     if isinstance(node, ast.Return) and node.value is not None and ast.unparse(node.value) != "None":
         yield "return None"
-    to_a_part = isinstance(node, ast.Assign) and any(isinstance(to, ast.Attribute | ast.Subscript) for to in node.targets)
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    to_a_part = any(isinstance(target, ast.Attribute | ast.Subscript) for target in targets)
     if isinstance(node, (ast.Expr, *_SIMPLE)) or to_a_part:
         yield "pass"
     if isinstance(node, ast.AugAssign):
