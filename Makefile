@@ -8,10 +8,11 @@ LOCKED_PYTHON := 3.11
 VENV := .venv
 BIN := $(VENV)/bin
 PEER := .venv-peer
+PEFT := .venv-peft
 INSTALLED := $(VENV)/.installed
 LOCKED := $(if $(LOCK),--constraint $(LOCK))
 
-.PHONY: compare test test-all lint format bench lock matrix clean
+.PHONY: compare test test-all lint format bench peft-suite lock matrix clean
 
 compare: $(INSTALLED)
 	$(BIN)/tinyengram compare $(STUDY)
@@ -35,6 +36,10 @@ bench: $(INSTALLED) $(PEER)/.installed
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/scoring.py
 	$(PEER)/bin/python benchmarks/harness.py --sample 10
+
+# PEFT's own common tests with LoRA, Engram and Shadow; fails where Engram neither passes like LoRA nor refuses by name.
+peft-suite: $(PEFT)/.installed
+	OMP_NUM_THREADS=1 $(PEFT)/bin/python scripts/peft_suite.py
 
 # The newest versions that pyproject.toml allows, written down; run `make matrix` before committing them.
 lock:
@@ -60,5 +65,11 @@ $(PEER)/.installed: pyproject.toml $(LOCK)
 	$(PEER)/bin/python -m pip install --quiet --editable . "lm-eval==0.4.13"
 	touch $@
 
+# PEFT's tests import diffusers, which nothing else here needs.
+$(PEFT)/.installed: pyproject.toml $(LOCK)
+	test -x $(PEFT)/bin/python || "$(PYTHON)" -m venv $(PEFT)
+	$(PEFT)/bin/python -m pip install --quiet $(LOCKED) pytest "diffusers==0.42.1" --editable .
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(PEER) .venv-matrix .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEER) $(PEFT) .peft-suite .venv-matrix .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -17,7 +17,8 @@ import pytest
 
 from tests.serving.models import BASE, WEATHER, adapted, scripted
 from tinyengram.cli import main
-from tinyengram.serving import Served
+from tinyengram.cli.chat import _Session
+from tinyengram.serving import Served, Talk
 
 OSLO = 'I look. <tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}</tool_call>'
 
@@ -103,7 +104,7 @@ class TestPiped:
             refusals,
             [
                 (r"5\d{4} tokens", "at most 2048", "shorten it"),
-                ("'/bse'", "Did you mean 'base'"),
+                ("'/bse'", "Did you mean '/base'"),
                 ("/result TEXT",),
                 ("no call",),
             ],
@@ -125,6 +126,11 @@ class TestPiped:
         ran = chat("Hi \udcff\n", served=scripted("Hello."))
         assert ran.code == 2
         assert "Standard input is not UTF-8" in ran.err
+
+    def test_closed_standard_input_is_no_message(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys, "stdin", None)
+        session = _Session(Talk(scripted()), as_json=False)
+        assert (session.is_live, list(session.lines())) == (False, [])
 
 
 class TestBadInput:

@@ -127,8 +127,9 @@ class TestFinished:
     def test_running_again_trains_and_scores_nothing(self, finished: Path, cache: Path) -> None:
         before = {path: path.stat().st_mtime_ns for path in finished.rglob("*adapter*")}
         before |= {path: path.stat().st_mtime_ns for path in (finished / "scores").iterdir()}
-        run = tinyengram("compare", "smoke", "--out", finished, cache=cache)
+        run = tinyengram("compare", "smoke", "--out", finished, "--json", cache=cache)
         assert run.returncode == 0
+        assert Results.model_validate_json(run.stdout).measurements
         assert "Training" not in run.stderr
         assert {path: path.stat().st_mtime_ns for path in before} == before
 

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from accelerate.utils import DistributedType
+from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTuner
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, LlamaForCausalLM, LlamaModel
+from torch import distributed
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    DynamicCache,
+    LlamaForCausalLM,
+    LlamaModel,
+    Trainer,
+    TrainingArguments,
+    trainer_optimizer,
+)
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
 from transformers.utils import ModelOutput
 
-from tests.memory.tiny import ARCHITECTURES, logits_of, on, some_ids, stir, tiny_config, tiny_model
+from tests.memory.tiny import ARCHITECTURES, logits_of, on, some_ids, stir, tiny_config, tiny_model, train_briefly
 from tinyengram import EngramConfig, host
 from tinyengram.memory import EngramModel
 from tinyengram.scoring.choices import ChoiceRequest, choice_log_likelihoods
@@ -171,3 +183,110 @@ def test_methods_are_known_by_lower_case_names() -> None:
     methods = host.peft_methods()
     assert methods["lora"] is LoraConfig
     assert methods["engram"] is EngramConfig
+
+
+@pytest.fixture
+def handlers(monkeypatch) -> dict[str, Any]:
+    """Trainer's table of optimizers as transformers made it, for one test."""
+    plain = {
+        name: make.make if isinstance(make, host.AdaptedOptimizer) else make
+        for name, make in trainer_optimizer._OPTIMIZER_HANDLERS.items()
+    }
+    table = trainer_optimizer._OPTIMIZER_HANDLERS
+    for name, make in plain.items():
+        monkeypatch.setitem(table, name, make)
+    return table
+
+
+def test_trainer_makes_the_optimizer_that_was_adapted(handlers, tmp_path) -> None:
+    model, asked = torch.nn.Linear(2, 2), []
+
+    def adapt(*what: Any) -> tuple[Any, dict[str, Any]]:
+        asked.append(what)
+        return torch.optim.SGD, {"lr": 0.25, "params": [{"params": [model.bias], "lr": 0.5}]}
+
+    host.adapt_optimizers(adapt)
+    host.adapt_optimizers(adapt)
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, optim="adamw_torch", learning_rate=0.1)
+    optimizer = Trainer(model=model, args=arguments).create_optimizer()
+    assert type(optimizer) is torch.optim.SGD
+    (group,) = optimizer.param_groups
+    assert (group["params"], group["lr"]) == ([model.bias], 0.5)
+    ((given, its_arguments, theirs, options),) = asked  # Once, though it was called twice.
+    assert (given, its_arguments, theirs) == (model, arguments, torch.optim.AdamW)
+    assert options["lr"] == 0.1
+
+
+def test_every_optimizer_of_trainer_is_adapted_once_there_is_a_memory(handlers) -> None:
+    assert not any(isinstance(make, host.AdaptedOptimizer) for make in handlers.values())
+    get_peft_model(tiny_model(), tiny_config())
+    assert all(isinstance(make, host.AdaptedOptimizer) for make in handlers.values())
+    assert {"adamw_torch", "adamw_torch_fused"} <= set(handlers)
+
+
+def test_without_trainers_table_a_memory_is_made_with_a_warning(monkeypatch, caplog) -> None:
+    monkeypatch.delattr(trainer_optimizer, "_OPTIMIZER_HANDLERS")
+    get_peft_model(tiny_model(), tiny_config())
+    assert "row_sparse_adamw" in caplog.text
+
+
+def test_a_run_that_shards_parameters_is_told_by_its_kind(tmp_path) -> None:
+    assert set(host.SHARDING) <= {kind.value for kind in DistributedType}
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    assert arguments.distributed_state.distributed_type == DistributedType.NO
+    assert host.keeps_parameters_whole(arguments)
+    for kind in DistributedType:
+        run = SimpleNamespace(distributed_state=SimpleNamespace(distributed_type=kind))
+        assert host.keeps_parameters_whole(run) == (kind.value not in host.SHARDING)
+
+
+def test_sparse_gradients_are_exchanged_by_gloo_alone(monkeypatch) -> None:
+    assert host.exchanges_sparse_gradients()
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    for backend in ("gloo", "nccl"):
+        monkeypatch.setattr(distributed, "get_backend", lambda backend=backend: backend)
+        assert host.exchanges_sparse_gradients() == (backend == "gloo")
+
+
+class TestTheBaseBeneath:
+    @pytest.mark.parametrize(
+        ("changes", "below"),
+        [
+            ({}, True),
+            ({"init_lora_weights": "gaussian"}, True),
+            ({"init_lora_weights": "orthogonal"}, True),
+            ({"init_lora_weights": False}, True),
+            ({"init_lora_weights": "pissa"}, False),
+            ({"init_lora_weights": "pissa_niter_4"}, False),
+            ({"init_lora_weights": "olora"}, False),
+            ({"bias": "all"}, False),
+        ],
+        ids=str,
+    )
+    def test_is_told_by_what_a_config_does_to_the_weights(self, changes: dict, below: bool) -> None:
+        base, ids = tiny_model("gpt_neox"), some_ids()
+        before = logits_of(base, ids)
+        model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", **changes)).eval()
+        train_briefly(model, ids, steps=2)
+        with host.adapters_off(model):
+            same = torch.equal(logits_of(model, ids), before)
+        assert host.base_is_below(model) == same == below
+
+    def test_is_not_there_without_an_adapter(self) -> None:
+        assert not host.base_is_below(tiny_model())
+
+    def test_what_was_frozen_stays_so_when_adapters_are_back(self) -> None:
+        model = get_peft_model(tiny_model(), LoraConfig(r=4, target_modules="all-linear"))
+        for name, parameter in model.named_parameters():
+            if "lora_A" in name:
+                parameter.requires_grad_(False)
+        before = [parameter.requires_grad for parameter in model.parameters()]
+        with host.adapters_off(model):
+            pass
+        assert [parameter.requires_grad for parameter in model.parameters()] == before
+
+    def test_virtual_tokens_are_known(self) -> None:
+        prompts = PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")
+        assert host.has_virtual_tokens(get_peft_model(tiny_model(), prompts))
+        assert not host.has_virtual_tokens(get_peft_model(tiny_model(), LoraConfig(target_modules="all-linear")))
+        assert not host.has_virtual_tokens(tiny_model())

@@ -16,6 +16,8 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "EngramConfig": "tinyengram.memory",
     "EngramModel": "tinyengram.memory",
+    "ForgettingCallback": "tinyengram.watching.forgetting",
+    "HoldToBase": "tinyengram.training.holding",
     "KnownNgrams": "tinyengram.memory",
     "collect_ngrams": "tinyengram.memory",
     "compress_vocabulary": "tinyengram.memory",

@@ -3,13 +3,16 @@
 Both move: transformers 5.24 renamed the argument that carries the key-value cache, and everything that had its old name
 written down was wrong that day. So each thing that others may rename stands here once, with what it is needed for and
 since when it is so; ``tests/test_host.py`` holds every line of it against the libraries that are installed. Nothing
-here changes what a library does.
+here changes what a library does, but for two registries that are filled: PEFT's methods and Trainer's optimizers.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -36,6 +39,9 @@ TUNER_HOOKS = (
 # PEFT 0.10: what a PEFT model calls around a forward pass on a tuner that has it; no tuner has to.
 FORWARD_HOOK = "_enable_peft_forward_hooks"
 
+# PEFT 0.21: what LoRA begins with when it takes that out of the base's weights, by the start of `init_lora_weights`.
+# With the adapter switched off such a model says what neither it nor its base ever said.
+STARTS_TAKEN_FROM_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")
 
 # transformers 5.24: models that take a cache but keep state elsewhere, by type, so that it cannot be known what the
 # cache's tokens were read with. Cached logits of such a model differ from its own uncached ones, or fail.
@@ -44,6 +50,12 @@ STATE_ELSEWHERE = {
     "minimax": "counts no tokens in its cache",
     "xlstm": "keeps its state in a cache of its own kind",
 }
+
+
+# accelerate 1.10: kinds of distributed runs in which a parameter lies on a device in part, or is copied elsewhere.
+SHARDING = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA")
+
+logger = logging.getLogger(__name__)
 
 
 class HostError(ValueError):
@@ -189,13 +201,19 @@ def find_blocks(model: Any) -> tuple[str, str]:
     configuration counts hidden layers, in a module that takes ``input_ids``.
 
     Raises:
-        HostError: There is no such list.
+        HostError: There is no such list, or nothing that counts the blocks.
     """
     from torch import nn
 
-    if getattr(model.config, "is_encoder_decoder", False):
+    config = getattr(model, "config", None)
+    if getattr(config, "is_encoder_decoder", False):
         raise HostError(f"{type(model).__name__} has an encoder; Engram needs a decoder-only language model.")
-    depth = getattr(text_config(model), "num_hidden_layers", None)
+    depth = None if config is None else getattr(text_config(model), "num_hidden_layers", None)
+    if depth is None:
+        raise HostError(
+            f"{type(model).__name__} has no config that counts its blocks (num_hidden_layers); Engram needs a "
+            "decoder-only language model, such as those of transformers."
+        )
     lists = []
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth:
@@ -211,6 +229,41 @@ def find_blocks(model: Any) -> tuple[str, str]:
 
 
 # --- PEFT ----------------------------------------------------------------------------------------------------------
+
+
+def base_is_below(model: Any) -> bool:
+    """Whether a model is its base again while its adapters are switched off.
+
+    A model that is no PEFT model is not, nor is one whose adapter changed the base's own weights: by its start (PiSSA
+    and its like, see :data:`STARTS_TAKEN_FROM_BASE`) or by training the base's biases (``bias="all"``).
+    """
+    if not hasattr(model, "disable_adapter"):
+        return False
+    for config in model.peft_config.values():
+        start, bias = getattr(config, "init_lora_weights", True), getattr(config, "bias", "none")
+        if str(start).lower().startswith(STARTS_TAKEN_FROM_BASE) or bias not in ("none", False, None):
+            return False
+    return True
+
+
+def has_virtual_tokens(model: Any) -> bool:
+    """Whether a model is a PEFT model that puts tokens of its own before every text (prompt and prefix tuning)."""
+    return hasattr(model, "disable_adapter") and bool(model.active_peft_config.is_prompt_learning)
+
+
+@contextmanager
+def adapters_off(model: Any) -> Iterator[None]:
+    """The base beneath a PEFT model; afterwards what was trainable before is, and nothing else.
+
+    PEFT itself makes every parameter of the active adapters trainable when it switches them on again.
+    """
+    trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        with model.disable_adapter():
+            yield
+    finally:
+        for parameter, flag in trainable:
+            parameter.requires_grad_(flag)
 
 
 def register_method(name: Any, config: type, tuner: type) -> None:
@@ -240,3 +293,59 @@ def peft_methods() -> dict[str, type]:
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     return {str(getattr(name, "value", name)).lower(): config for name, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+
+
+# --- the optimizer of transformers.Trainer -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AdaptedOptimizer:
+    """An entry of Trainer's table of optimizers whose choice another function may change."""
+
+    make: Callable[[Any], tuple[Any, dict[str, Any]]]
+    adapt: Callable[[Any, Any, Any, dict[str, Any]], tuple[Any, dict[str, Any]]]
+
+    def __call__(self, context: Any) -> tuple[Any, dict[str, Any]]:
+        optimizer, options = self.make(context)
+        return self.adapt(context.model, context.args, optimizer, options)
+
+
+def adapt_optimizers(adapt: Callable[[Any, Any, Any, dict[str, Any]], tuple[Any, dict[str, Any]]]) -> None:
+    """Let ``adapt`` change what Trainer makes its optimizer from; an optimizer that a user gave never comes here.
+
+    In transformers 5.6 each name that ``TrainingArguments.optim`` may have stands in a table with a function of a
+    context (``args``, ``model``) that returns class and keyword arguments; groups among these, as ``params``, take the
+    place of Trainer's own, as GaLore's do. A model cannot tell Trainer how it wants to be trained, so the entries of
+    the table are wrapped. Trainer itself is not touched; calling this again changes nothing.
+
+    Args:
+        adapt: Takes model, training arguments, class and keyword arguments; returns the latter two.
+    """
+    try:
+        from transformers.trainer_optimizer import _OPTIMIZER_HANDLERS as handlers
+    except ImportError:
+        logger.warning(
+            "Trainer's table of optimizers was not found (%s), so Trainer trains tables of an Engram memory as "
+            "everything else. Give it optimizers=(tinyengram.memory.optim.row_sparse_adamw(model, rate), None).",
+            versions(),
+        )
+        return
+    for name, make in handlers.items():
+        if not isinstance(make, AdaptedOptimizer):
+            handlers[name] = AdaptedOptimizer(make, adapt)
+
+
+def keeps_parameters_whole(arguments: Any) -> bool:
+    """Whether a run of Trainer leaves each parameter whole on its device (``distributed_state``, accelerate 1.10).
+
+    Trainer's accelerator writes the kind of run there before an optimizer is made.
+    """
+    kind = getattr(getattr(arguments, "distributed_state", None), "distributed_type", None)
+    return getattr(kind, "value", kind) not in SHARDING
+
+
+def exchanges_sparse_gradients() -> bool:
+    """Whether sparse gradients can be added up over processes: gloo does (torch 2.8), NCCL refuses them."""
+    from torch import distributed
+
+    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_backend() == "gloo"

@@ -31,30 +31,6 @@ def saved(tmp_path: Path) -> Path:
     return tmp_path
 
 
-class TestOneConfigForSeveral:
-    def test_two_adapters_of_one_model(self, tmp_path: Path) -> None:
-        config, ids = tiny_config(), some_ids()
-        model = get_peft_model(tiny_model(), config)
-        model.add_adapter("other", config)
-        model.add_adapter("third", config)
-        stir(model)
-        model.set_adapter("other")
-        model.eval()
-        stir(model, seed=5)
-        wanted = logits_of(model, ids)
-        model.save_pretrained(tmp_path, selected_adapters=["other"])
-        assert torch.equal(logits_of(PeftModel.from_pretrained(tiny_model(), tmp_path / "other"), ids), wanted)
-
-    def test_two_bases_each_keep_their_own_fingerprint(self, tmp_path: Path) -> None:
-        config, ids = tiny_config(), some_ids()
-        small = get_peft_model(tiny_model(), config)
-        get_peft_model(tiny_model(num_hidden_layers=5), config)
-        stir(small)
-        small.save_pretrained(tmp_path)
-        assert torch.equal(logits_of(PeftModel.from_pretrained(tiny_model(), tmp_path), ids), logits_of(small, ids))
-        assert config.current_fingerprint is None
-
-
 class TestASavedConfig:
     def test_makes_a_fresh_hashed_memory(self, saved: Path, tmp_path: Path) -> None:
         config = EngramConfig.from_pretrained(saved)

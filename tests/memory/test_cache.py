@@ -53,10 +53,10 @@ def test_a_convolution_read_zeros_while_it_was_switched_off(pause: int) -> None:
 
     def step(n: int, values: torch.Tensor | None) -> list[float]:
         entry.extend(*[some_ids(1, n)] * 3, reach=6)
-        recalled = entry.recall(key, 6, torch.zeros(1, n, 1)).flatten().tolist()
+        recalled = entry.recall(key, 6, torch.zeros(1, n, 1))
         if values is not None:
             entry.remember(key, values, 6)
-        return recalled
+        return [0.0] * 6 if recalled is None else recalled.flatten().tolist()
 
     step(10, torch.arange(10.0).view(1, 10, 1))
     step(pause, None)

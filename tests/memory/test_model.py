@@ -115,9 +115,9 @@ def test_table_rows_move_and_the_output_depends_on_the_ids() -> None:
     hook = layer.register_forward_pre_hook(note, with_kwargs=True)
     memory = layer.engram_memory["default"]
     logits_of(model, ids[:1])
-    one = memory.values(hidden, reading[layer.layer_id])
+    one = memory.read(hidden, reading[layer.layer_id])
     logits_of(model, ids[1:2])
-    other = memory.values(hidden, reading[layer.layer_id])
+    other = memory.read(hidden, reading[layer.layer_id])
     hook.remove()
     assert not torch.allclose(one, other)
 

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sympy import isprime, nextprime
+from torch.nn import functional as F
 
 from tinyengram.memory.collect import collect_ngrams
 from tinyengram.memory.ngrams import (
@@ -70,8 +71,27 @@ def test_hashed_rows_equal_the_papers_definition(layer: int, n_canonical: int) -
         torch.from_numpy(window)[None],
         hash_multipliers(layer, width, n_canonical, SEED),
         torch.tensor(head_sizes(LAYERS, ORDERS, HEADS)[layer]),
+        10_000,
     )
     np.testing.assert_array_equal(rows[0].numpy(), rows_by_definition(ids, layer, n_canonical, pad))
+
+
+@pytest.mark.parametrize("wanted", [[2, 2, 3], [500, 100, 100], [120_000, 121_000, 130_000]])
+def test_rows_of_many_places_are_exact(wanted: list[int]) -> None:
+    """Those of at least 256 places take another way on a CPU, in float64; here the hardest numbers for it."""
+    sizes = torch.tensor(list(head_sizes(LAYERS, wanted, 4).values()))
+    largest = int(sizes.max())
+    assert largest < 2**17
+    generator = torch.Generator().manual_seed(0)
+    primes = sizes.flatten()[torch.randint(sizes.numel(), (4000,), generator=generator)]
+    multiples = torch.randint(2**62, (4000,), generator=generator) // primes * primes
+    numbers = torch.cat([multiples, multiples - 1, multiples + 1, 2**63 - 1 - multiples, torch.arange(4000)])
+    # With these multipliers the hash of every order is the newest token itself.
+    window = F.pad(numbers.view(5, -1, 1), (0, 3))
+    multipliers = torch.ones(2, 4, dtype=torch.int64)
+    found = hashed_rows(window, multipliers, sizes, largest)
+    assert torch.equal(found, hashed_rows(window, multipliers, sizes, 2**62)), "as by division of integers"
+    assert torch.equal(found[0], hashed_rows(window, multipliers[0], sizes[0], largest))
 
 
 def test_head_sizes_are_distinct_primes_at_or_above_the_wanted_size() -> None:

@@ -1,8 +1,8 @@
-"""Training memory row by row: AdamW on the rows that were touched, with clipping, resumption and dense equality."""
+"""Training memory row by row: sparse gradients, groups at rates of their own, resumption and dense equality."""
 
 from __future__ import annotations
 
-import copy
+from typing import Any
 
 import pytest
 import torch
@@ -11,61 +11,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from tests.memory.tiny import some_ids, tiny_config, tiny_model
 from tinyengram.memory.layer import EngramMemory
-from tinyengram.memory.optim import RowSparseAdamW, parameter_groups, row_sparse_adamw, teach_norm_of_sparse_gradients
-
-SETTINGS = {"lr": 0.05, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1}
-
-
-def sparse(dense: torch.Tensor, rows: list[int]) -> torch.Tensor:
-    return torch.sparse_coo_tensor(torch.tensor([rows]), dense[rows], dense.shape)
-
-
-def test_where_every_row_is_touched_it_is_torchs_adamw() -> None:
-    torch.manual_seed(0)
-    ours, theirs = (torch.nn.Parameter(torch.ones(6, 3)) for _ in range(2))
-    first, second = RowSparseAdamW([ours], **SETTINGS), torch.optim.AdamW([theirs], **SETTINGS)
-    for _ in range(20):
-        gradient = torch.randn(6, 3)
-        ours.grad, theirs.grad = sparse(gradient, list(range(6))), gradient
-        first.step()
-        second.step()
-        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
-
-
-def test_a_row_moves_as_if_it_were_alone() -> None:
-    torch.manual_seed(0)
-    table, alone = torch.nn.Parameter(torch.ones(1000, 2)), torch.nn.Parameter(torch.ones(1, 2))
-    ours, theirs = RowSparseAdamW([table], **SETTINGS), torch.optim.AdamW([alone], **SETTINGS)
-    for step in range(12):
-        gradient = torch.randn(1000, 2)
-        rows = sorted({step * 7, 500, 999 - step} if step % 3 else {step * 7})
-        table.grad = sparse(gradient, rows)
-        ours.step()
-        if 500 in rows:
-            alone.grad = gradient[500:501]
-            theirs.step()
-    torch.testing.assert_close(table[500:501], alone, rtol=1e-6, atol=1e-7)
-    assert len(ours.state[table]["rows"]) < 40
-    assert len(ours.state[table]["exp_avg"]) == len(ours.state[table]["rows"])
-    untouched = torch.ones(1000, dtype=torch.bool)
-    untouched[ours.state[table]["rows"]] = False
-    assert (table[untouched] == 1).all()
-
-
-def test_clipping_is_torchs_own_with_rows_that_were_read_twice() -> None:
-    torch.manual_seed(0)
-    table, weight = torch.nn.Parameter(torch.zeros(5, 2)), torch.nn.Parameter(torch.zeros(3))
-    dense_table, dense_weight = copy.deepcopy(table), copy.deepcopy(weight)
-    read_twice = torch.sparse_coo_tensor(torch.tensor([[1, 1, 4]]), torch.randn(3, 2) * 5, (5, 2))
-    gradient = torch.randn(3) * 5
-    table.grad, weight.grad = read_twice, gradient.clone()
-    dense_table.grad, dense_weight.grad = read_twice.to_dense(), gradient.clone()
-    teach_norm_of_sparse_gradients()
-    norm = clip_grad_norm_([table, weight], 0.7)
-    torch.testing.assert_close(norm, clip_grad_norm_([dense_table, dense_weight], 0.7))
-    assert table.grad is not None
-    torch.testing.assert_close(table.grad.to_dense(), dense_table.grad)
-    torch.testing.assert_close(weight.grad, dense_weight.grad)
+from tinyengram.memory.optim import parameter_groups, row_sparse_adamw
 
 
 def memory_with(optimizer: str, seed: int = 0):
@@ -129,14 +75,23 @@ def test_it_resumes_to_the_bit(tmp_path, through_file: bool) -> None:
         assert torch.equal(weights(again)[name], tensor), name
 
 
-def test_row_numbers_beyond_what_a_float_can_count_survive_a_round_trip() -> None:
-    # 2^24 + 1 is no float32: torch casts optimizer state to the parameter's dtype.
-    table = torch.nn.Parameter(torch.zeros(2**24 + 2, 1))
-    row = 2**24 + 1
-    table.grad = torch.sparse_coo_tensor(torch.tensor([[row]]), torch.ones(1, 1), table.shape)
-    optimizer = RowSparseAdamW([table], lr=0.1)
-    optimizer.step()
-    again = RowSparseAdamW([table], lr=0.1)
-    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    assert again.state[table]["rows"].tolist() == [row]
-    assert again.state[table]["step"].dtype == torch.int64
+def rates(model: Any, factor: float | None = None) -> dict[str, float]:
+    """Learning rate of each table, by adapter."""
+    group_of = {id(p): group for group in parameter_groups(model, 1.0, 0.1, factor) for p in group["params"]}
+    tables = {name: p for name, p in model.named_parameters() if name.endswith("tables.weight") and p.requires_grad}
+    assert all(group_of[id(p)]["weight_decay"] == 0 for p in tables.values())
+    return {name.split(".")[-3]: group_of[id(p)]["lr"] for name, p in tables.items()}
+
+
+def test_each_memory_has_its_own_rate_unless_one_is_given() -> None:
+    model = get_peft_model(tiny_model(), tiny_config(), "first")
+    model.add_adapter("second", tiny_config(table_learning_rate_factor=2.0))
+    model.base_model.set_adapter(["first", "second"])
+    assert rates(model) == {"first": 5.0, "second": 2.0}
+    assert rates(model, 3.0) == {"first": 3.0, "second": 3.0}
+
+
+@pytest.mark.parametrize("factor", [0, -1.0, float("inf"), float("nan"), True, "5"])
+def test_a_factor_that_is_none_is_refused(factor: Any) -> None:
+    with pytest.raises(ValueError, match="table_learning_rate_factor="):
+        tiny_config(table_learning_rate_factor=factor)

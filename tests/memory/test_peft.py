@@ -214,6 +214,7 @@ import torch
 import torch.distributed as dist
 from peft import get_peft_model
 from torch.nn.parallel import DistributedDataParallel
+from transformers import Trainer, TrainingArguments
 from tests.memory.tiny import some_ids, tiny_config, tiny_model
 from tinyengram.memory.optim import parameter_groups, row_sparse_adamw
 
@@ -228,6 +229,15 @@ def train(mode):
                 fully_shard(module)
         wrapped = fully_shard(model)
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    elif mode == "trainer":
+        examples = [{"input_ids": ids, "labels": ids} for ids in some_ids(16, 12, seed=5).tolist()]
+        arguments = TrainingArguments(output_dir=f"{folder}/{ranks}", max_steps=4, learning_rate=1e-2, use_cpu=True,
+                                      per_device_train_batch_size=4 // ranks, report_to="none", disable_tqdm=True)
+        trainer = Trainer(model=model, args=arguments, train_dataset=examples)
+        trainer.train()
+        assert type(trainer.optimizer.optimizer).__name__ == "RowSparseAdamW"
+        assert all(module.sparse for name, module in model.named_modules() if name.endswith("default.tables"))
+        return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
     else:
         groups = parameter_groups(model, 1e-2)
         optimizer = row_sparse_adamw(model, 1e-2) if mode == "rows" else torch.optim.AdamW(groups)
@@ -271,14 +281,14 @@ def run_parallel(tmp_path: Path, mode: str, processes: int) -> dict[str, torch.T
         ],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'src'}", "OMP_NUM_THREADS": "1"},
         timeout=240,
     )
     assert run.returncode == 0, run.stderr[-3000:]
     return torch.load(tmp_path / f"{mode}-{processes}.pt", weights_only=True)
 
 
-@pytest.mark.parametrize("mode", ["dense", "rows"])
+@pytest.mark.parametrize("mode", ["dense", "rows", "trainer"])
 def test_two_processes_train_what_one_does(tmp_path: Path, mode: str) -> None:
     one, two = run_parallel(tmp_path, mode, 1), run_parallel(tmp_path, mode, 2)
     assert one.keys() == two.keys()

@@ -11,7 +11,7 @@ from tinyengram import EngramConfig, collect_ngrams
 from tinyengram.memory.layer import EngramMemory
 from tinyengram.memory.ngrams import hash_multipliers, hashed_rows, head_sizes
 from tinyengram.memory.optim import row_sparse_adamw
-from tinyengram.memory.sizes import MemorySize, exact_size, expected_sharing, hashed_size
+from tinyengram.memory.sizes import MemorySize, exact_size, expected_sharing, hashed_size, sharing_of_hashed
 
 IDS = some_ids(8, 60, seed=3)
 
@@ -25,7 +25,8 @@ def taken(config: EngramConfig) -> MemorySize:
     optimizer = row_sparse_adamw(model, 1e-3)
     model(input_ids=IDS, labels=IDS).loss.backward()
     optimizer.step()
-    moments = sum(state[name].numel() * 4 for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq"))
+    states = optimizer.state_dict()["state"].values()
+    moments = sum(state[name].numel() * 4 for state in states for name in ("exp_avg", "exp_avg_sq"))
     return MemorySize(sum(len(memory.tables.weight) for memory in memories), tables, trainable - tables, moments)
 
 
@@ -63,6 +64,21 @@ def test_as_many_ngrams_share_a_row_as_expected(rows: int) -> None:
         found = hashed_rows(ngrams, hash_multipliers(1, 2, 5000, seed), sizes).flatten()
         shared += (torch.bincount(found)[found] > 1).float().mean().item() / 8
     assert expected_sharing(ngrams.shape[1], int(sizes[0, 0])) == pytest.approx(shared, abs=0.02)
+
+
+def test_an_ngram_is_alone_where_any_head_tells_it_apart() -> None:
+    config = EngramConfig(layer_ids=[1, 2], max_ngram_size=2, engram_vocab_size=[700], n_head_per_ngram=4)
+    ngrams = torch.randint(0, 5000, (1, 1000, 2), generator=torch.Generator().manual_seed(0)).unique(dim=1)
+    sizes = torch.tensor(head_sizes([1, 2], [700], 4)[1])
+    one, every = 0.0, 0.0
+    for seed in range(8):
+        found = hashed_rows(ngrams, hash_multipliers(1, 2, 5000, seed), sizes)[0]
+        shared = torch.bincount(found.flatten())[found] > 1
+        one, every = one + shared.float().mean().item() / 8, every + shared.all(-1).float().mean().item() / 8
+    ((said_one, said_every),) = sharing_of_hashed(config, [ngrams.shape[1]])
+    assert said_one == pytest.approx(one, abs=0.02)
+    assert said_every == pytest.approx(every, abs=0.03)
+    assert 0.2 < every < one - 0.2
 
 
 def test_no_ngrams() -> None:

@@ -134,7 +134,8 @@ def added(model, ids: torch.Tensor, sizes: list[int], positions: torch.Tensor | 
     recollect, constant = layer._recollect, torch.ones(32)
 
     def noting(name: str, reading: Any, hidden: torch.Tensor) -> torch.Tensor:
-        found.append(recollect(name, reading, constant.expand_as(hidden)))
+        one = recollect(name, reading, constant.expand_as(hidden))
+        found.append(torch.zeros_like(hidden) if one is None else one)
         return found[-1]
 
     layer._recollect = noting

@@ -92,11 +92,12 @@ class TestBase:
 
 class TestCalls:
     def test_results_are_turns_and_the_model_goes_on_once_all_are_there(self) -> None:
-        served = scripted(BOTH, "Rome.")
+        served = scripted(f"I look.\n{BOTH}", "Rome.")
         talk = Talk(served, tools=[WEATHER])
         answer = talk.say("Where is it dry?")
         assert answer.calls == (Call("weather", {"city": "Oslo"}), Call("weather", {"city": "Rome"}))
         assert answer.misfits == (None, None)
+        assert talk.conversation.turns[-1] == Turn("assistant", "I look.", answer.calls)
         assert talk.give_result("rain") is None
         assert talk.unanswered == answer.calls[1:]
         assert talk.give_result("sun").text == "Rome."

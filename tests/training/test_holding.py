@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
 from tests.arms import LORA, examples, settings, tiny_base
 from tinyengram.errors import TinyEngramError
@@ -114,3 +115,23 @@ def test_a_weight_without_prompts_is_refused(base: Base, tmp_path: Path) -> None
             seed=0,
             folder=tmp_path,
         )
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"),
+        PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"),
+    ],
+    ids=["prompt", "prefix"],
+)
+def test_virtual_tokens_before_a_text_are_read_over(base: Base, config: Any) -> None:
+    held = answered_by_base(base.model, [[5, 6, 7, 8]], pad_token_id=0, new_tokens=4)
+    model = get_peft_model(base.model, config).eval()
+    ids = torch.tensor([held[0].input_ids])
+    ours = model(ids, attention_mask=torch.ones_like(ids)).logits[0, -ids.shape[1] :].log_softmax(-1)
+    with model.disable_adapter():
+        theirs = model(ids).logits[0].log_softmax(-1)
+    own = torch.tensor(held[0].answer_mask).roll(-1)
+    found = divergence_from_base(model, held, pad_token_id=0)
+    torch.testing.assert_close(found, (theirs.exp() * (theirs - ours)).sum(-1)[own].mean(), rtol=1e-4, atol=1e-6)

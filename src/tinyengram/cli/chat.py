@@ -75,7 +75,7 @@ class _Session:
 
     def __init__(self, talk: Talk, *, as_json: bool) -> None:
         self._talk, self._as_json = talk, as_json
-        self.is_live = sys.stdin.isatty()
+        self.is_live = sys.stdin is not None and sys.stdin.isatty()  # None where it was closed (<&-).
         self.refused = False
 
     def greet(self) -> None:
@@ -97,6 +97,8 @@ class _Session:
         Raises:
             TinyEngramError: It is not UTF-8.
         """
+        if sys.stdin is None:
+            return
         if self.is_live:
             import readline  # noqa: F401 - input() edits lines and remembers them once this is imported
         while True:
@@ -138,9 +140,10 @@ class _Session:
             "help": lambda _: _note(_HELP),
         }
         if name not in commands:
+            known = [f"/{one}" for one in (*commands, "quit")]
             raise TinyEngramError(
-                f"There is no command '/{name}'.{nearest(name, [*commands, 'quit'])} A message that begins with a "
-                "slash needs a blank before it."
+                f"There is no command '/{name}'.{nearest(f'/{name}', known)} A message that begins with a slash needs "
+                "a blank before it."
             )
         commands[name](rest)
 
@@ -204,7 +207,7 @@ class _Session:
         if answer.ending == "length":
             _note(f"Cut off after {answer.tokens} tokens; --max-new-tokens allows more where the context has room.")
         elif answer.ending == "stopped":
-            _note("Stopped." if answer.tokens else "Stopped before a word; the message is taken back.")
+            _note("Stopped.")
         if answer.calls and role == "assistant" and self.is_live:
             _note("/result TEXT gives the call's result.")
 

@@ -17,6 +17,7 @@ def compare(
         str, typer.Argument(help="A preset (quick, evidence, original, smoke) or a study file.")
     ] = "quick",
     out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/<name of the study>.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else.")] = False,
 ) -> None:
     """Train every arm of a study, compare them at matched eval loss and write a report.
 
@@ -42,6 +43,9 @@ def compare(
     with interruptible("Interrupted. Run the same command to continue."), Live(console) as live:
         results = run_study(plan, folder, live.show)
     leave_process_group()
+    if as_json:
+        print(results.model_dump_json())
+        return
     output = Console(width=None if sys.stdout.isatty() else 150)
     for table in terminal_tables(results):
         output.print(table)

@@ -61,10 +61,8 @@ class Window:
     def append(self, new: torch.Tensor, keep: int) -> None:
         """Add places ``(batch, time, …)``, and keep the last ``keep`` at most."""
         length, buffer = new.shape[1], self._buffer
-        # What was made in inference mode cannot be written to outside of it.
-        writable = torch.is_inference_mode_enabled() or not buffer.is_inference()
         fits = length < keep and self._end + length <= buffer.shape[1] and len(new) == len(buffer)
-        if fits and new.dtype == buffer.dtype and writable:
+        if fits and new.dtype == buffer.dtype and _writable(buffer):
             buffer[:, self._end : self._end + length] = new
             self._end += length
         else:
@@ -113,11 +111,20 @@ class Window:
         return Window(moved, 0, moved.shape[1], self.total)
 
 
+def _writable(buffer: torch.Tensor) -> bool:
+    """Whether it can be written to: what was made in inference mode cannot outside of it.
+
+    A compiled graph cannot ask, and makes a new one.
+    """
+    return not torch.compiler.is_compiling() and (torch.is_inference_mode_enabled() or not buffer.is_inference())
+
+
 class EngramCacheLayer(host.bystander_layer()):  # type: ignore[misc]
     """The last tokens, and what each memory's convolution read at them; an entry of ``Cache.layers``.
 
     Attributes:
         length: Number of tokens so far, kept or not.
+        plain: Whether each row has been one text from its first token on, without padding, as far as callers said.
         values: For each (adapter, layer id) a window on ``(batch, length, hidden)``: inputs of the convolution.
     """
 
@@ -127,6 +134,7 @@ class EngramCacheLayer(host.bystander_layer()):  # type: ignore[misc]
     supports_early_init = False
     keys = None
     length: int
+    plain: bool
     values: dict[tuple[str, int], Window]
     _ids: Window | None
     _room: int
@@ -178,16 +186,28 @@ class EngramCacheLayer(host.bystander_layer()):  # type: ignore[misc]
         return torch.empty(0, 0, 3, dtype=torch.long) if self._ids is None else self._ids.kept
 
     def extend(
-        self, tokens: torch.Tensor, texts: torch.Tensor, positions: torch.Tensor, *, reach: int, behind: int = 0
+        self,
+        tokens: torch.Tensor,
+        texts: torch.Tensor | None,
+        positions: torch.Tensor | None,
+        *,
+        reach: int,
+        behind: int = 0,
     ) -> None:
         """Append a chunk.
 
         Args:
-            tokens, texts, positions: int64 ``(batch, length)``.
+            tokens, texts, positions: int64 ``(batch, length)``; the last two are None where all that was read and is
+                read now is plain.
             reach: Places that a step looks back over.
             behind: Places of padding behind the chunk's shortest row, kept beyond the window: who reads rows of unequal
                 length together takes it off again (:meth:`shift`).
         """
+        self.plain = texts is None
+        if texts is None or positions is None:
+            texts = torch.ones_like(tokens)
+            places = torch.arange(self.length, self.length + tokens.shape[1], device=tokens.device)
+            positions = places.expand_as(tokens)
         chunk = torch.stack([tokens, texts, positions], dim=-1)
         if self._ids is None:
             self._ids = Window.empty(chunk)
@@ -206,7 +226,12 @@ class EngramCacheLayer(host.bystander_layer()):  # type: ignore[misc]
         window.skip_to(self.length - values.shape[1], keep)
         window.append(values, keep)
 
-    def recall(self, key: tuple[str, int], reach: int, like: torch.Tensor) -> torch.Tensor:
+    def reaches(self, key: tuple[str, int], reach: int, length: int) -> bool:
+        """Whether anything is noted of ``key`` at the ``reach`` positions before the newest ``length``."""
+        window = self.values.get(key)
+        return window is not None and window.total > max(0, self.length - length - reach)
+
+    def recall(self, key: tuple[str, int], reach: int, like: torch.Tensor) -> torch.Tensor | None:
         """What the convolution of ``key`` read at the last ``reach`` positions before the newest chunk.
 
         Args:
@@ -215,19 +240,21 @@ class EngramCacheLayer(host.bystander_layer()):  # type: ignore[misc]
             like: The newest chunk, ``(batch, length, hidden)``.
 
         Returns:
-            ``(batch, reach, hidden)``, zeros before the start and where the memory was off.
+            ``(batch, reach, hidden)``, zeros before the start and where the memory was off; None where all are.
 
         Raises:
             ForgottenError: The cache was cropped by more than is kept.
         """
-        window, before = self.values.get(key), self.length - like.shape[1]
-        recalled = like.new_zeros(like.shape[0], reach, like.shape[2])
+        if not self.reaches(key, reach, like.shape[1]):
+            return None
+        window, before = self.values[key], self.length - like.shape[1]
         wanted = max(0, before - reach)
-        if window is None or window.total <= wanted:
-            return recalled
         if window.first > wanted:
             raise self.forgotten(window.first - wanted)
         known = window.kept[:, wanted - window.first :]
+        if known.shape[1] == reach:
+            return known
+        recalled = like.new_zeros(like.shape[0], reach, like.shape[2])
         at = wanted - (before - reach)
         recalled[:, at : at + known.shape[1]] = known
         return recalled
@@ -255,6 +282,7 @@ class EngramCacheLayer(host.bystander_layer()):  # type: ignore[misc]
 
         The length stays: as many places are empty at a row's beginning instead.
         """
+        self.plain = False
         for window in self.values.values():
             window.skip_to(self.length, self.length)
         self._change(lambda window: window.shifted(torch.tensor(rows), torch.tensor(surplus)))
@@ -276,7 +304,7 @@ class EngramCacheLayer(host.bystander_layer()):  # type: ignore[misc]
                 window.crop(self.length)
 
     def reset(self) -> None:
-        self.length, self._room = 0, MARGIN
+        self.length, self._room, self.plain = 0, MARGIN, True
         self._ids = None
         self.values = {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import warnings
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
@@ -25,7 +26,9 @@ class EngramPeftType(StrEnum):
 
 ENGRAM = EngramPeftType.ENGRAM
 # What one says of a load, not of a memory.
-_NOT_SAVED = ("check_base", "check_tensors")
+_NOT_SAVED = ("check_base", "check_tensors", "tables_on")
+# Options of other methods that say where an adapter sits.
+_BLOCKS_ELSEWHERE = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 
 
 @dataclass
@@ -59,6 +62,8 @@ class EngramConfig(PeftConfig):
         init: ``"zero_tables"`` (default), ``"zero_value"`` (the paper's random tables, value projection from zero) or
             ``"paper"`` (random tables and projections: an untrained memory already moves the base).
         trainable_tables: ``False`` freezes the tables at their first values, a control.
+        table_learning_rate_factor: Learning rate of the tables over that of everything else (the paper's, section 4.1):
+            under ``transformers.Trainer``, TRL and :func:`tinyengram.memory.optim.row_sparse_adamw`.
         rows: ``"ngram"``: an n-gram reads its own rows. Two controls, in which no n-gram can be told from another, so
             that what is then learned does not come from memory: ``"shuffled"`` permutes the rows of each head afresh
             at every call, ``"single"`` reads one row per head (in an exact memory: per order) whatever the n-gram.
@@ -71,6 +76,10 @@ class EngramConfig(PeftConfig):
         check_tensors: ``False`` takes tensors that were edited after saving (halved, averaged), whose checksum is no
             longer theirs; names and shapes must still fit. Given as ``check_base``, or set on
             ``model.peft_config[name]`` before ``set_peft_model_state_dict``. Not saved.
+        tables_on: ``"device"``: tables lie where their block does. ``"cpu"``: they stay in host memory, also when the
+            model is moved, and the rows that a text needs are brought to the block; for tables larger than a device.
+            Loaded for inference they are mapped from the adapter's file, which must then not be overwritten, if it
+            holds whole tables, else built from its rows. Given as ``check_base``. Not saved.
 
     Raises:
         ValueError: A size, layer or name cannot be used; the message says which and what can.
@@ -95,11 +104,13 @@ class EngramConfig(PeftConfig):
     seed: int = 0
     init: Literal["zero_tables", "zero_value", "paper"] = "zero_tables"
     trainable_tables: bool = True
+    table_learning_rate_factor: float = 5.0
     rows: Literal["ngram", "shuffled", "single"] = "ngram"
     modules_to_save: list[str] | None = None
     fingerprint: dict[str, Any] | None = field(default=None, repr=False)
     check_base: bool = True
     check_tensors: bool = True
+    tables_on: Literal["device", "cpu"] = "device"
 
     def __new__(cls, *_: Any, **options: Any) -> EngramConfig:
         # Asked here because PEFT, on reading a file, drops options that `__init__` does not know with a warning only.
@@ -117,8 +128,13 @@ class EngramConfig(PeftConfig):
                     "'trainable_token_indices' is no option of Engram, which leaves the embedding as it is. Train "
                     "whole modules with modules_to_save, or put the memory on top of a LoRA that trains those tokens."
                 )
-            hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(sorted(known))}."
-            raise TypeError(f"{name!r} is no option of Engram. {hint}")
+            if name in _BLOCKS_ELSEWHERE:
+                hint = "Engram reads before whole blocks, counted from 0: name them with layer_ids."
+            else:
+                hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(sorted(known))}."
+            # By Python's own words PEFT knows a file that is no adapter's config, and says what that file lacks.
+            unknown = "" if from_a_file else f" ({cls.__name__} got an unexpected keyword argument)"
+            raise TypeError(f"{name!r} is no option of Engram{unknown}. {hint}")
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
@@ -126,7 +142,8 @@ class EngramConfig(PeftConfig):
         self.peft_type = ENGRAM
         # PEFT's injection reads this attribute; EngramModel fills it with the blocks at `layer_ids`.
         self.target_modules: set[str] | None = None
-        # What `save_pretrained` writes as `fingerprint`: kept apart, so that one config can serve several bases.
+        # What `save_pretrained` writes as `fingerprint`, of the adapter that is being saved: kept apart, so that one
+        # config can serve several bases.
         self.current_fingerprint: dict[str, Any] | None = None
         self._check()
 
@@ -167,11 +184,14 @@ class EngramConfig(PeftConfig):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name}={value!r} must be an integer of at least {least}.")
+        factor = self.table_learning_rate_factor
+        if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < math.inf:
+            raise ValueError(f"table_learning_rate_factor={factor!r} must be a number above 0, such as 5.0.")
         if self.pad_token_id is not None and (
             isinstance(self.pad_token_id, bool) or not isinstance(self.pad_token_id, int)
         ):
             raise ValueError(f"pad_token_id={self.pad_token_id!r} must be a token's id or None.")
-        for name in ("trainable_tables", *_NOT_SAVED):
+        for name in ("trainable_tables", "check_base", "check_tensors"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}={getattr(self, name)!r} must be True or False.")
         for name, allowed in (
@@ -179,6 +199,7 @@ class EngramConfig(PeftConfig):
             ("gate", ("sigmoid", "hard")),
             ("init", ("zero_tables", "zero_value", "paper")),
             ("rows", ("ngram", "shuffled", "single")),
+            ("tables_on", ("device", "cpu")),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}.")
@@ -259,7 +280,6 @@ class EngramConfig(PeftConfig):
             options = super().to_dict()
         finally:
             self.ngrams = ngrams
-        options["fingerprint"] = self.current_fingerprint or self.fingerprint
         return {name: value for name, value in options.items() if name not in _NOT_SAVED}
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
@@ -270,4 +290,8 @@ class EngramConfig(PeftConfig):
                 "(model.save_pretrained), or give ngrams= again.",
                 stacklevel=2,
             )
-        super().save_pretrained(save_directory, **kwargs)
+        given, self.fingerprint = self.fingerprint, self.current_fingerprint or self.fingerprint
+        try:
+            super().save_pretrained(save_directory, **kwargs)
+        finally:
+            self.fingerprint = given

@@ -1,4 +1,4 @@
-"""How one adapter finds its rows: the vocabulary map with hash parameters or known n-grams, and the controls."""
+"""How one adapter finds its rows: the vocabulary map with hash parameters or known n-grams."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ class EngramIndex(nn.Module):
     multipliers: torch.Tensor
     ngrams: torch.Tensor
     ngram_keys: torch.Tensor
+    fingerprint: dict[str, Any]  # Written once the base is known.
 
     def __init__(self, config: EngramConfig, vocab_size: int, pad_token_id: int) -> None:
         super().__init__()
-        self.memory, self.max_ngram_size, self.which_rows = config.memory, config.max_ngram_size, config.rows
+        self.memory, self.max_ngram_size = config.memory, config.max_ngram_size
         stored = config.from_file
         if stored is not None:
             check_fingerprint(stored, config)
@@ -55,6 +56,7 @@ class EngramIndex(nn.Module):
         if config.memory == "hashed":
             primes = head_sizes(config.layer_ids, config.engram_vocab_size, config.n_head_per_ngram)
             self.register_buffer("sizes", torch.tensor([primes[layer] for layer in config.layer_ids]))
+            self.largest = max(size for orders in primes.values() for heads in orders for size in heads)
             multipliers = [
                 hash_multipliers(layer, config.max_ngram_size, self.compressed_vocab_size, config.seed)
                 for layer in config.layer_ids
@@ -115,16 +117,13 @@ class EngramIndex(nn.Module):
             (adapter_name, "window"), lambda: reading.window(self.max_ngram_size, self.pad, self.compression)
         )
         if self.memory == "exact":
-            rows = reading.once(
+            return reading.once(
                 (adapter_name, "rows"), lambda: exact_rows(window, self.ngrams, self.ngram_keys, self.orders)
             )
-            if self.which_rows == "ngram":
-                return rows
-            known = torch.tensor([len(self.ngram_keys)], device=rows.device)
-            return torch.where(rows < known, self._control(rows, known), known)
         at = self.layer_ids.index(layer_id)
-        rows = hashed_rows(window, self.multipliers[at], self.sizes[at])
-        return rows if self.which_rows == "ngram" else self._control(rows, self.sizes[at].flatten())
+        return reading.once(
+            (adapter_name, "rows"), lambda: hashed_rows(window, self.multipliers, self.sizes, self.largest)
+        )[at]
 
     def _refuse_unloaded(self, adapter_name: str) -> None:
         fresh = "give ngrams=collect_ngrams(...)" if self.memory == "exact" else "set its fingerprint to None"
@@ -138,22 +137,6 @@ class EngramIndex(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
         if f"{prefix}pad" in state_dict:
             self.awaits_file = False
-
-    def _control(self, rows: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
-        """Other rows of the same heads, from which the n-gram cannot be told; heads of ``sizes`` rows follow another.
-
-        Args:
-            rows: int64 ``(batch, length, rows per position)``.
-            sizes: int64 ``(rows per position,)``, or ``(1,)`` where all share one head.
-        """
-        if self.which_rows == "single":
-            each = torch.arange(rows.shape[-1], device=rows.device)  # An exact memory's orders share one head.
-            return (sizes.cumsum(0) - sizes if len(sizes) > 1 else each % sizes).expand(rows.shape)
-        random = torch.rand(int(sizes.sum()), device=rows.device)
-        head = torch.repeat_interleave(torch.arange(len(sizes), device=rows.device), sizes)
-        # Sorting by (head, random) permutes within each head only; the row "not known" of an exact memory stays.
-        order = torch.argsort(random + head)
-        return torch.cat([order, sizes.sum().view(1)])[rows]
 
 
 def _vocabulary_map(tokenizer_name: str, vocab_size: int, pad_token_id: int) -> tuple[torch.Tensor, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -13,22 +12,15 @@ from torch.nn import functional as F
 
 from tinyengram.memory.config import EngramConfig
 from tinyengram.memory.reading import Reading, ReadingSlot
+from tinyengram.memory.tables import Tables
 
 _NORM_EPS = 1e-6
 # The paper's demo takes the square root of the gate's logit; below this the root's slope is cut.
 _GATE_FLOOR = 1e-6
-
-
-def _zeros(n_rows: int, width: int) -> torch.Tensor:
-    """float32 zeros ``(n_rows, width)`` on the default device; on a CPU rows take memory once they are written.
-
-    ``torch.zeros`` writes every page. The kernel's fresh pages are zero as they are, so a large table of which few
-    rows are ever trained stays as small as those.
-    """
-    if torch.get_default_device().type != "cpu" or not hasattr(mmap, "MAP_PRIVATE"):
-        return torch.zeros(n_rows, width)
-    pages = mmap.mmap(-1, 4 * n_rows * width, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return torch.frombuffer(pages, dtype=torch.float32).view(n_rows, width)
+# Without it a CPU convolves channel by channel.
+_HAS_MKLDNN = torch.backends.mkldnn.is_available()
+# Share of places with a known n-gram below which an exact memory reads those alone.
+_FEW = 0.75
 
 
 class EngramMemory(nn.Module):
@@ -57,10 +49,7 @@ class EngramMemory(nn.Module):
         self.kernel_size = config.kernel_size
         self.gate = config.gate
         self.unknown_row = n_rows - 1 if config.memory == "exact" else None
-        # An nn.Embedding, so that DistributedDataParallel knows when its gradient is sparse.
-        self.tables = nn.Embedding.from_pretrained(
-            _zeros(n_rows, config.row_width), freeze=False, padding_idx=self.unknown_row
-        )
+        self.tables = Tables(n_rows, config.row_width, self.unknown_row, config.tables_on)
         self.key_proj = nn.Linear(width, hidden_size, bias=False)
         self.value_proj = nn.Linear(width, hidden_size, bias=False)
         self.key_norm = nn.RMSNorm(hidden_size, eps=_NORM_EPS)
@@ -77,13 +66,17 @@ class EngramMemory(nn.Module):
         if config.init == "zero_value":
             nn.init.zeros_(self.value_proj.weight)
         self.trainable_tables = config.trainable_tables
+        self.rows_differ = config.rows == "shuffled"  # From layer to layer, in an exact memory.
+        self.table_learning_rate_factor = config.table_learning_rate_factor
 
     @property
     def reach(self) -> int:
         """Positions that the convolution looks back."""
         return max(0, self.kernel_size - 1) * self.dilation
 
-    def forward(self, hidden: torch.Tensor, rows: torch.Tensor, reading: Reading, key: tuple[str, int]) -> torch.Tensor:
+    def forward(
+        self, hidden: torch.Tensor, rows: torch.Tensor, reading: Reading, key: tuple[str, int]
+    ) -> torch.Tensor | None:
         """What is added to the residual stream. Called as a module, since accelerate brings offloaded weights then.
 
         Args:
@@ -93,15 +86,63 @@ class EngramMemory(nn.Module):
             key: Adapter and layer id, by which the reading knows this memory's convolution.
 
         Returns:
-            ``(batch, length, hidden)`` in the memory's own dtype (or the autocast dtype).
+            ``(batch, length, hidden)`` in the memory's own dtype (or the autocast dtype); None for zeros.
         """
-        values = self.values(hidden, rows)
-        if self.kernel_size:
-            normed = self.conv_norm(values)
-            past = reading.recall(key, self.reach, normed)
-            same_text = reading.same_text(self.kernel_size, self.dilation)
-            values = values + F.silu(self.convolve(normed, past, same_text.to(hidden.device)))
-        return values
+        known, rows = self._to_read(rows, reading, key[0])
+        if known is None:
+            values = self.weigh(hidden, self._found(rows, hidden.device, reading, key))
+            normed = self.conv_norm(values) if self.kernel_size else values
+        else:
+            # Without gradients only: every process of a distributed step must give one to each parameter.
+            silent = not len(known) and not torch.is_grad_enabled()
+            if silent and (not self.kernel_size or reading.nothing_behind(key, self.reach)):
+                return None
+            values = self.weigh(hidden.flatten(0, 1)[known], self._found(rows, hidden.device, reading, key))
+            normed = _spread(self.conv_norm(values) if self.kernel_size else values, known, hidden.shape)
+        if not self.kernel_size:
+            return normed
+        past = reading.recall(key, self.reach, normed)
+        same_text = reading.same_text(self.kernel_size, self.dilation)
+        if same_text is not None and same_text.device != hidden.device:
+            same_text = same_text.to(hidden.device)
+        convolved = F.silu(self.convolve(normed, past, same_text))
+        if known is None:
+            return values + convolved
+        added = convolved.reshape(-1, hidden.shape[-1])
+        return added.index_add_(0, known, values).view(hidden.shape)
+
+    def fetch(self, rows: torch.Tensor, reading: Reading, key: tuple[str, int]) -> None:
+        """Begin to bring what will be read from the host to where it will be used; arguments as of :meth:`forward`."""
+        device = self.key_proj.weight.device
+        if self.tables.on_host and self.tables.weight.device != device and not torch.is_grad_enabled():
+            reading.fetched[key] = self.find(self._to_read(rows, reading, key[0])[1], device)
+
+    def _found(self, rows: torch.Tensor, device: torch.device, reading: Reading, key: tuple[str, int]) -> torch.Tensor:
+        fetched = reading.fetched.pop(key, None)
+        return self.find(rows, device) if fetched is None else fetched
+
+    def _to_read(
+        self, rows: torch.Tensor, reading: Reading, adapter_name: str
+    ) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """Where to read, int64 ``(places,)`` among ``batch * length``, and the rows there, ``(places, …)``.
+
+        An exact memory reads where it knows an n-gram. None, with all rows, where reading every place is right and as
+        cheap: what is not known reads zeros, and gives exactly zero. In a compiled graph no size can depend on what is
+        read.
+        """
+        unknown = self.unknown_row
+        if unknown is None or torch.compiler.is_compiling():
+            return None, rows
+        known = reading.once(
+            (adapter_name, "known", rows.device),
+            lambda: rows.ne(unknown).any(-1).flatten().nonzero().squeeze(1),
+        )
+        if len(known) >= _FEW * rows.shape[0] * rows.shape[1]:
+            return None, rows
+        if self.rows_differ:
+            return known, rows.flatten(0, 1)[known]
+        at_known = reading.once((adapter_name, "rows at known", rows.device), lambda: rows.flatten(0, 1)[known])
+        return known, at_known
 
     def read(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """The gated value ``v`` at each position.
@@ -113,41 +154,80 @@ class EngramMemory(nn.Module):
         Returns:
             ``(…, hidden)`` in the memory's own dtype (or the autocast dtype).
         """
+        return self.weigh(hidden, self.find(rows, hidden.device))
+
+    def find(self, rows: torch.Tensor, device: torch.device) -> torch.Tensor:
+        """What stands in the rows, side by side, ``(…, rows per position * row width)``, brought to ``device``."""
         found = self.tables(rows).flatten(-2)
+        if found.device == device:
+            return found
+        if device.type == "cuda":
+            found = found.pin_memory()  # Only then does the copy not keep the host waiting.
+        return found.to(device, non_blocking=True)
+
+    def weigh(self, hidden: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+        """The gated value of what was found; shapes as in :meth:`read` and :meth:`find`."""
         key = self.key_norm(self.key_proj(found))
-        query = self.query_norm(hidden.to(self.tables.weight.dtype))
-        logit = (key * query).sum(-1, keepdim=True) * hidden.shape[-1] ** -0.5
-        gate = torch.sigmoid(logit.sign() * logit.abs().clamp_min(_GATE_FLOOR).sqrt())
+        if hidden.dtype != self.tables.weight.dtype:
+            hidden = hidden.to(self.tables.weight.dtype)
+        logit = torch.linalg.vecdot(key, self.query_norm(hidden)).unsqueeze(-1) * hidden.shape[-1] ** -0.5
+        gate = torch.sigmoid(logit.abs().clamp_min(_GATE_FLOOR).sqrt().copysign(logit))
         if self.gate == "hard":
             # Straight through: a gate that is wide open or shut must still be able to move.
             gate = F.hardsigmoid(logit).detach() + (gate - gate.detach())
         return gate * self.value_proj(found)
 
-    def values(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """:meth:`read` for ``(batch, length, …)``; an exact memory computes only where an n-gram is known."""
-        if self.unknown_row is None:
-            return self.read(hidden, rows)
-        known = (rows != self.unknown_row).any(-1)
-        read = self.read(hidden[known], rows[known])
-        return read.new_zeros(hidden.shape).index_put((known,), read)
-
-    def convolve(self, values: torch.Tensor, past: torch.Tensor, same_text: torch.Tensor) -> torch.Tensor:
+    def convolve(self, values: torch.Tensor, past: torch.Tensor | None, same_text: torch.Tensor | None) -> torch.Tensor:
         """Causal, dilated, depthwise convolution that does not cross from one text into another.
 
         Args:
             values: ``(batch, length, hidden)``, normalised.
-            past: ``(batch, reach, hidden)``, the same at the positions before.
-            same_text: bool ``(batch, length, kernel_size)``: whether the token under tap k belongs to the text.
+            past: ``(batch, reach, hidden)``, the same at the positions before; None for zeros.
+            same_text: bool ``(batch, length, kernel_size)``: whether the token under tap k belongs to the text; None
+                where it does everywhere.
 
         Returns:
             ``(batch, length, hidden)``.
         """
-        timeline = torch.cat([past.to(values.dtype), values], dim=1)
-        length, total = values.shape[1], torch.zeros_like(values)
+        length, weight = values.shape[1], self.conv_weight
+        if same_text is None and length > 1 and _convolves_at_once(values):
+            across = values.transpose(1, 2)
+            if past is None:
+                across = F.pad(across, (self.reach, 0))
+            else:
+                across = torch.cat([past.to(values.dtype).transpose(1, 2), across], dim=2)
+            filters = weight.flip(0).t().unsqueeze(1)
+            return F.conv1d(across, filters, groups=len(filters), dilation=self.dilation).transpose(1, 2)
+        if past is None:
+            timeline = F.pad(values, (0, 0, self.reach, 0))
+        else:
+            timeline = torch.cat([past.to(values.dtype), values], dim=1)
+        if length == 1:
+            taps = timeline[:, :: self.dilation].flip(1)
+            taps = taps if same_text is None else taps * same_text.transpose(1, 2)
+            return (taps * weight).sum(1, keepdim=True)
+        total = torch.zeros_like(values)
         for tap in range(self.kernel_size):
             first = self.reach - tap * self.dilation
-            total = total + timeline[:, first : first + length] * same_text[..., tap : tap + 1] * self.conv_weight[tap]
+            factor = weight[tap] if same_text is None else weight[tap] * same_text[..., tap : tap + 1]
+            total = torch.addcmul(total, timeline[:, first : first + length], factor)
         return total
+
+
+def _convolves_at_once(values: torch.Tensor) -> bool:
+    """Whether torch convolves ``values`` in one call about as fast as tap by tap.
+
+    A CPU goes channel by channel through float64, and needs four times as long for the gradient (torch 2.13).
+    """
+    if values.device.type != "cpu":
+        return True
+    return _HAS_MKLDNN and values.dtype != torch.float64 and not values.requires_grad
+
+
+def _spread(values: torch.Tensor, places: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Zeros ``(batch, length, hidden)`` with ``values`` at the given places among ``batch * length``."""
+    flat = values.new_zeros(shape[0] * shape[1], shape[2])
+    return flat.index_copy_(0, places, values).view(shape)
 
 
 class EngramLayer(nn.Module, BaseTunerLayer):
@@ -197,22 +277,27 @@ class EngramLayer(nn.Module, BaseTunerLayer):
                 self._recollect(name, reading, hidden) for name in self.active_adapters if name in self.engram_memory
             ]
             for one in added:
-                hidden = hidden + one
+                hidden = hidden if one is None else hidden + one
             if args:
                 args = (hidden, *args[1:])
             else:
                 kwargs["hidden_states"] = hidden
         return self.base_layer(*args, **kwargs)
 
-    def _recollect(self, adapter_name: str, reading: Reading, hidden: torch.Tensor) -> torch.Tensor:
-        """What one memory adds to ``hidden`` ``(batch, length, hidden)``."""
+    def _recollect(self, adapter_name: str, reading: Reading, hidden: torch.Tensor) -> torch.Tensor | None:
+        """What one memory adds to ``hidden`` ``(batch, length, hidden)``; None for nothing."""
         memory = cast(EngramMemory, self.engram_memory[adapter_name])
         # A model may lie on several devices, and its stream arrives from the block before.
-        device = memory.tables.weight.device
+        device = memory.key_proj.weight.device
         if device.type == "meta":  # Offloaded: its weights come to where they are used.
             device = hidden.device
-        rows = reading.rows(adapter_name, self.layer_id).to(device)
-        return memory(hidden.to(device), rows, reading, (adapter_name, self.layer_id)).to(hidden)
+        rows, stream = reading.rows(adapter_name, self.layer_id), hidden
+        if rows.device != device or hidden.device != device:
+            rows, stream = rows.to(device), hidden.to(device)
+        added = memory(stream, rows, reading, (adapter_name, self.layer_id))
+        if added is not None and (added.dtype != hidden.dtype or added.device != hidden.device):
+            added = added.to(hidden)
+        return added
 
     def __getattr__(self, name: str) -> Any:
         # Models read attributes of their own blocks, such as the kind of attention.

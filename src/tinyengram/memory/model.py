@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,10 +22,13 @@ from tinyengram.memory.base import (
 )
 from tinyengram.memory.cache import MARGIN, EngramCacheLayer
 from tinyengram.memory.config import EngramConfig
+from tinyengram.memory.controls import make_index
 from tinyengram.memory.index import EngramIndex
 from tinyengram.memory.layer import EngramLayer, EngramMemory
-from tinyengram.memory.reading import Reading, ReadingSlot, number_texts
+from tinyengram.memory.optim import for_trainer
+from tinyengram.memory.reading import Reading, ReadingSlot
 from tinyengram.memory.saving import from_file, to_file, without_adapter_name
+from tinyengram.memory.texts import behind_zeros, mask_of, padding_behind, read_texts
 
 
 class EngramModel(BaseTuner):
@@ -46,10 +48,8 @@ class EngramModel(BaseTuner):
     # --- injection -----------------------------------------------------------------------------------------------
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        # A copy of its own for each adapter: what is noted in it (fingerprint, blocks) is of this base and this
-        # adapter, while one object may be given for several.
-        self.peft_config[adapter_name] = copy.copy(self.peft_config[adapter_name])
         self._injected = adapter_name  # PEFT does not pass it to `_prepare_model`.
+        host.adapt_optimizers(for_trainer)
         super().inject_adapter(model, adapter_name, *args, **kwargs)
 
     def _prepare_model(self, peft_config: EngramConfig, model: Any) -> None:
@@ -73,8 +73,10 @@ class EngramModel(BaseTuner):
         if not 0 <= pad_token_id < base["vocab_size"]:
             raise ValueError(f"pad_token_id={pad_token_id} is outside the base's vocabulary of {base['vocab_size']}.")
         with torch.device("cpu"):  # Also when the base is made without weights, to see whether the sizes fit.
-            index = EngramIndex(peft_config, base["vocab_size"], pad_token_id)
-        peft_config.current_fingerprint = {"base": base, "options": peft_config.own_options(), **index.describe()}
+            index = make_index(peft_config, base["vocab_size"], pad_token_id)
+        # One config may serve several bases, and PEFT goes on with the object it was given: each adapter keeps its own.
+        index.fingerprint = {"base": base, "options": peft_config.own_options(), **index.describe()}
+        peft_config.current_fingerprint = index.fingerprint
         peft_config.target_modules = {f"{blocks_name}.{layer}" for layer in peft_config.layer_ids}
         if "engram_index" not in self._modules:  # `hasattr` would ask the wrapped model too.
             decoder = model.get_submodule(decoder_name)
@@ -112,7 +114,7 @@ class EngramModel(BaseTuner):
             layer.engram_memory[adapter_name].requires_grad_(False)
         reference = next(layer.get_base_layer().parameters())
         memory = cast(EngramMemory, layer.engram_memory[adapter_name])
-        if reference.device.type != "meta" and memory.tables.weight.device.type != "meta":
+        if reference.device.type != "meta" and memory.key_proj.weight.device.type != "meta":
             floating = reference.dtype if reference.dtype.is_floating_point else None
             memory.to(device=reference.device, dtype=floating)
         if layer is not target:
@@ -187,7 +189,19 @@ class EngramModel(BaseTuner):
                 return
         else:
             state = EngramCacheLayer()  # For the cache that the decoder may make.
-        self._slot.put(self._reading(ids, given, cache, state))
+        reading = self._reading(ids, given, cache, state)
+        self._fetch_from_host(reading)
+        self._slot.put(reading)
+
+    def _fetch_from_host(self, reading: Reading) -> None:
+        """Have rows of tables on the host brought while the blocks before are computed."""
+        if all(cast(EngramConfig, self.peft_config[name]).tables_on == "device" for name in self.engram_index):
+            return
+        for layer in self._layers():
+            for name in layer.active_adapters if not layer.disable_adapters else ():
+                if name in layer.engram_memory:
+                    memory = cast(EngramMemory, layer.engram_memory[name])
+                    memory.fetch(reading.rows(name, layer.layer_id), reading, (name, layer.layer_id))
 
     def _end_reading(self, decoder: Any, args: tuple, output: Any) -> None:
         reading = self._slot.take()
@@ -197,15 +211,14 @@ class EngramModel(BaseTuner):
             state.join(cache)
 
     def _is_active(self) -> bool:
-        return any(
-            isinstance(module, EngramLayer) and not module.disable_adapters and module.active_adapters
-            for module in self.model.modules()
-        )
+        return any(not layer.disable_adapters and layer.active_adapters for layer in self._layers())
+
+    def _layers(self) -> list[EngramLayer]:
+        return [module for module in self.model.modules() if isinstance(module, EngramLayer)]
 
     def _reading(self, ids: torch.Tensor, given: dict[str, Any], cache: Any, state: EngramCacheLayer) -> Reading:
         ids = ids.reshape(-1, ids.shape[-1])
-        batch, length = ids.shape
-        past = state.length
+        length, past = ids.shape[1], state.length
         if cache is not None and host.length_of(cache, past) != past:
             raise ValueError(
                 f"The key-value cache holds {host.length_of(cache, past)} tokens but the memory saw {past} of them: "
@@ -216,36 +229,27 @@ class EngramModel(BaseTuner):
         if lacking > 0 and self._is_active():
             raise state.forgotten(lacking)
         seen = state if state.first < past else None
-        positions = given.get("position_ids")
-        if positions is None:
-            last = ids.new_full((batch, 1), past - 1) if seen is None else seen.positions[:, -1:]
-            positions = last + torch.arange(1, length + 1, device=ids.device)
-        else:
-            # Multimodal models give one plane of positions for each axis; text counts along the first.
-            positions = positions.reshape(-1, *positions.shape[-2:])[0].expand(batch, length)
-        mask = given.get("attention_mask")
-        valid, attends_previous = _what_mask_says(mask, past, batch, length, ids.device)
-        texts = number_texts(
-            valid,
-            positions,
-            attends_previous,
-            None if seen is None else seen.texts,
-            None if seen is None else seen.positions,
-        )
-        before = ids.new_zeros(batch, reach)
-        timeline, timeline_texts = [before, ids], [before, texts]
+        positions, mask = given.get("position_ids"), mask_of(given.get("attention_mask"))
+        tokens, texts, timeline = ids, None, None
         if seen is not None and reach:
-            tokens, numbers = seen.tokens[:, -reach:], seen.texts[:, -reach:]
-            missing = before[:, tokens.shape[1] :]
-            timeline, timeline_texts = [missing, tokens, ids], [missing, numbers, texts]
+            tokens = torch.cat([seen.tokens[:, -reach:], ids], dim=1)
+        # Known without a look at values, on which no compiled graph can depend.
+        if positions is not None or mask is not None or not state.plain:
+            texts, positions = read_texts(ids, positions, mask, past, seen)
+            tokens, timeline = behind_zeros(tokens, length + reach), texts
+            if seen is not None and reach:
+                timeline = torch.cat([seen.texts[:, -reach:], texts], dim=1)
+            timeline = behind_zeros(timeline, length + reach)
         kept = cache is not None or given.get("use_cache") is not False
         if kept:
+            behind = 0
             # Up to the margin a chunk is kept whole, and on a GPU it costs a wait to ask how much of it is padding.
-            behind = _padding_behind(valid) if length > MARGIN and isinstance(mask, torch.Tensor) else 0
+            if length > MARGIN and mask is not None and texts is not None:
+                behind = length if torch.compiler.is_compiling() else padding_behind(texts)
             state.extend(ids, texts, positions, reach=reach, behind=behind)
         return Reading(
-            tokens=torch.cat(timeline, dim=1),
-            texts=torch.cat(timeline_texts, dim=1),
+            tokens=tokens,
+            texts=timeline,
             length=length,
             rows_of=lambda adapter, layer, reading: self._index(adapter).rows(adapter, layer, reading),
             state=state if kept else None,
@@ -264,6 +268,7 @@ class EngramModel(BaseTuner):
     def _get_adapter_state_dict(
         cls, model: nn.Module, config: EngramConfig, adapter_name: str, state_dict: dict, unwanted_adapter_names: list
     ) -> dict[str, torch.Tensor]:
+        config.current_fingerprint = _fingerprint(model, adapter_name)
         chosen = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
         return to_file(chosen, state_dict, config, adapter_name)
 
@@ -271,45 +276,16 @@ class EngramModel(BaseTuner):
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: EngramConfig, adapter_name: str, state_dict: dict[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
+        config.current_fingerprint = _fingerprint(model, adapter_name)
         return from_file(state_dict, model.state_dict(), config, adapter_name)
+
+
+def _fingerprint(model: nn.Module, adapter_name: str) -> dict[str, Any]:
+    """What an adapter says of its base, kept with its index."""
+    tuner = next(module for module in model.modules() if isinstance(module, EngramModel))
+    return tuner._index(adapter_name).fingerprint
 
 
 def _reach(config: Any) -> int:
     """Tokens before the one being read that a memory looks at: by its n-grams or by its convolution."""
     return max(config.max_ngram_size - 1, max(0, config.kernel_size - 1) * config.max_ngram_size)
-
-
-def _padding_behind(valid: torch.Tensor) -> int:
-    """Places of padding behind the shortest row; ``valid`` is bool ``(batch, length)``."""
-    place = torch.arange(1, valid.shape[1] + 1, device=valid.device)
-    return valid.shape[1] - int((place * valid).amax(1).min())
-
-
-def _what_mask_says(
-    mask: Any, past: int, batch: int, length: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Which tokens of a chunk are real, and which attend to the one before them.
-
-    Args:
-        mask: None; bool or int ``(batch, past + length)``; a block mask ``(batch, 1, length, past + length)``, bool or
-            added to the scores; or such masks by kind of attention.
-
-    Returns:
-        bool ``(batch, length)``, and bool ``(batch, length)`` or None where the mask does not say.
-    """
-    if isinstance(mask, dict):
-        mask = mask.get("full_attention", next(iter(mask.values()), None))
-    if not isinstance(mask, torch.Tensor):
-        return torch.ones(batch, length, dtype=torch.bool, device=device), None
-    if mask.dim() == 2:
-        return mask[:, past : past + length].bool().expand(batch, length), None
-    allowed = mask if mask.dtype == torch.bool else mask == 0
-    allowed = allowed[:, 0]
-    # The mask of a sliding window leaves out the columns of tokens that have fallen out of it.
-    newest = past - max(0, past + length - mask.shape[-1])
-    query = torch.arange(length, device=device)
-    itself = allowed[:, query, newest + query]
-    previous = allowed[:, query, (newest + query - 1).clamp(min=0)]
-    if not past:
-        previous = previous & (query > 0)
-    return itself.expand(batch, length), previous.expand(batch, length)

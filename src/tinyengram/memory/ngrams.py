@@ -16,6 +16,12 @@ import torch
 
 # Distance between the seeds of two layers' multipliers (the paper's demo).
 _LAYER_SEED_STRIDE = 10007
+# Below this size of a head remainders are exact in float64.
+_LARGEST_IN_FLOAT64 = 2**17
+# Positions from which the many small steps of float64 are faster than one of int64.
+_MANY_POSITIONS = 256
+# Multiplier of the keys by which known n-grams are found.
+_KEY_MULTIPLIER = -7046029254386353131
 
 
 def hash_multipliers(layer_id: int, max_ngram_size: int, compressed_vocab_size: int, seed: int) -> torch.Tensor:
@@ -92,28 +98,57 @@ def _is_prime(number: int) -> bool:
     return True
 
 
-def hashed_rows(window: torch.Tensor, multipliers: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
-    """Table rows of the n-grams that end at each position, by multiplicative-xor hashing.
+def hashed_rows(window: torch.Tensor, multipliers: torch.Tensor, sizes: torch.Tensor, largest: int) -> torch.Tensor:
+    """Table rows of the n-grams that end at each position, by multiplicative-xor hashing; of several layers at once.
 
     For order n: ``mix = x_t * m_0 ^ x_{t-1} * m_1 ^ … ^ x_{t-n+1} * m_{n-1}``; head k reads row ``mix mod p_k``
     (arXiv 2601.07372, equation 3 and its demo). Heads follow each other in one table.
 
     Args:
         window: int64 ``(batch, length, N)``, compressed ids, newest first.
-        multipliers: int64 ``(N,)``.
-        sizes: int64 ``(N - 1, heads)``, rows of each head.
+        multipliers: int64 ``(…, N)``, an entry of the leading axes for each layer.
+        sizes: int64 ``(…, N - 1, heads)``, rows of each head.
+        largest: The largest of ``sizes``, known without looking at the tensor.
 
     Returns:
-        int64 ``(batch, length, (N - 1) * heads)``, rows of the layer's table, orders 2 … N one after the other.
+        int64 ``(…, batch, length, (N - 1) * heads)``, rows of each layer's table, orders 2 … N one after the other.
     """
-    mixes = []
-    mix = window[..., 0] * multipliers[0]
-    for distance in range(1, window.shape[-1]):
-        mix = mix ^ (window[..., distance] * multipliers[distance])
-        mixes.append(mix)
-    flat = sizes.flatten()
-    rows = (torch.stack(mixes, dim=-1).unsqueeze(-1) % sizes).flatten(-2)
-    return rows.add_(flat.cumsum(0) - flat)
+    newest, *older = (window * multipliers[..., None, None, :]).unbind(-1)
+    mixes = [newest]
+    for product in older:
+        mixes.append(mixes[-1] ^ product)
+    mix, flat = torch.stack(mixes[1:], dim=-1), sizes.flatten(-2)
+    starts = flat.cumsum(-1) - flat
+    many = window.device.type == "cpu" and window.shape[0] * window.shape[1] >= _MANY_POSITIONS
+    if many and largest < _LARGEST_IN_FLOAT64:
+        return _remainders(mix, sizes, starts)
+    return (mix.unsqueeze(-1) % sizes[..., None, None, :, :]).flatten(-2).add_(starts[..., None, None, :])
+
+
+def _remainders(numbers: torch.Tensor, sizes: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+    """``numbers % sizes + starts`` for int64 numbers, exactly, by float64: a CPU divides int64 one by one.
+
+    With ``numbers = high 2^31 + low``, ``high (2^31 mod size) + low`` has the same remainder and, for sizes below 2^17,
+    less than 50 bits: a matrix product, each sum in which is whole and exact. A second one gives the quotients; they
+    are off by less than a quarter of 1 / size, and the half by which they are raised keeps them clear of whole numbers.
+
+    Args:
+        numbers: ``(…, batch, length, orders)``.
+        sizes: ``(…, orders, heads)``.
+        starts: ``(…, orders * heads)``.
+
+    Returns:
+        int64 ``(…, batch, length, orders * heads)``.
+    """
+    n_orders, n_heads = sizes.shape[-2:]
+    parts = torch.cat([numbers >> 31, numbers & (2**31 - 1)], dim=-1).double()
+    parts = parts.view(-1, numbers.shape[-3] * numbers.shape[-2], 2 * n_orders)
+    divisor, starts = (one.double().view(-1, 1, n_orders * n_heads) for one in (sizes, starts))
+    own = torch.eye(n_orders, dtype=torch.float64).repeat_interleave(n_heads, dim=1).expand(len(divisor), -1, -1)
+    weights = torch.cat([own * (2**31 % divisor), own], dim=1)
+    quotient = torch.baddbmm(0.5 / divisor, parts, weights / divisor).floor_()
+    dividend = torch.baddbmm(starts, parts, weights)
+    return dividend.addcmul_(quotient, divisor, value=-1).long().view(*numbers.shape[:-1], -1)
 
 
 @dataclass(frozen=True)
@@ -168,8 +203,8 @@ def ngram_keys(ngrams: torch.Tensor) -> torch.Tensor:
     key = torch.zeros(ngrams.shape[:-1], dtype=torch.int64, device=ngrams.device)
     for distance in range(ngrams.shape[-1]):
         part = ngrams[..., distance]
-        key = torch.where(part < 0, key, key * -7046029254386353131 + part + 1)
-        key = key ^ (key >> 29)
+        key = torch.where(part < 0, key, key * _KEY_MULTIPLIER + part + 1)
+        key = _mixed(key)
     return key
 
 
@@ -186,11 +221,20 @@ def exact_rows(window: torch.Tensor, known: torch.Tensor, keys: torch.Tensor, or
         int64 ``(batch, length, len(orders))``; ``n_known`` where the n-gram is not known.
     """
     width = known.shape[-1]
-    rows = []
-    for order in orders:
-        ngrams = torch.full((*window.shape[:-1], width), -1, dtype=torch.int64, device=window.device)
-        ngrams[..., :order] = window[..., :order]
-        candidate = torch.searchsorted(keys, ngram_keys(ngrams)).clamp_(max=len(keys) - 1)
-        same = (known[candidate] == ngrams).all(-1)
-        rows.append(torch.where(same, candidate, len(keys)))
-    return torch.stack(rows, dim=-1)
+    window = window[..., :width]
+    # As `ngram_keys`, for all orders at once: keys of shorter n-grams, and last that of all tokens so far.
+    first, *older = (window + 1).unsqueeze(-2).unbind(-1)
+    found = _mixed(first)
+    for order, token in enumerate(older, start=1):
+        key = torch.add(token, found[..., -1:], alpha=_KEY_MULTIPLIER)
+        shorter = found if order in orders else found[..., :-1]
+        found = _mixed(torch.cat([shorter, key], dim=-1) if shorter.shape[-1] else key)
+    found = found if width in orders else found[..., :-1]
+    candidate = torch.searchsorted(keys[1:], found.contiguous(), right=True)
+    beyond = torch.tensor([[at >= order for at in range(width)] for order in orders], device=window.device)
+    same = (known[candidate] == window.unsqueeze(-2).masked_fill(beyond, -1)).all(-1)
+    return torch.where(same, candidate, len(keys))
+
+
+def _mixed(key: torch.Tensor) -> torch.Tensor:
+    return key ^ (key >> 29)

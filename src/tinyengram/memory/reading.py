@@ -14,25 +14,34 @@ from tinyengram.memory.cache import EngramCacheLayer
 class ReadingSlot:
     """The place where a model leaves its current :class:`Reading` for its layers; empty between forward passes.
 
-    Each thread has its own, so that several can run one model at a time. (A ``threading.local`` would do, but compiled
-    code does not see what it holds.)
+    Each thread has its own, so that several can run one model at a time. Code that is being compiled knows no threads:
+    there the place is one plain attribute, which becomes part of the graph and is not touched when that runs.
     """
 
     def __init__(self) -> None:
         self._of_thread: dict[int, Reading] = {}
+        self._traced: Reading | None = None
 
     @property
     def reading(self) -> Reading | None:
         """What this thread's forward pass reads."""
-        return self._of_thread.get(threading.get_ident())
+        if torch.compiler.is_compiling() and self._traced is not None:
+            return self._traced
+        return self._of_thread.get(threading.get_ident(), self._traced)
 
     def put(self, reading: Reading) -> None:
         """Begin a forward pass."""
-        self._of_thread[threading.get_ident()] = reading
+        if torch.compiler.is_compiling():
+            self._traced = reading
+        else:
+            self._of_thread[threading.get_ident()] = reading
 
     def take(self) -> Reading | None:
         """End it."""
-        return self._of_thread.pop(threading.get_ident(), None)
+        if self._traced is not None:
+            reading, self._traced = self._traced, None
+            return reading
+        return None if torch.compiler.is_compiling() else self._of_thread.pop(threading.get_ident(), None)
 
 
 @dataclass
@@ -41,17 +50,20 @@ class Reading:
 
     Attributes:
         tokens: int64 ``(batch, past + length)``, raw ids; the last ``length`` are being read now.
-        texts: int64 ``(batch, past + length)``; tokens with equal numbers belong to one text, 0 is no text.
+        texts: int64 ``(batch, past + length)``; tokens with equal numbers belong to one text, 0 is no text. None where
+            the caller named neither padding nor places: each row is one text, and what lies before ``tokens`` is none.
         length: Tokens being read now.
         rows_of: Finds the table rows for (adapter, layer id, reading).
         state: What rides on the key-value cache; None where none will be kept.
+        fetched: What is on its way from tables on the host, for each (adapter, layer id).
     """
 
     tokens: torch.Tensor
-    texts: torch.Tensor
+    texts: torch.Tensor | None
     length: int
     rows_of: Callable[[str, int, Reading], torch.Tensor]
     state: EngramCacheLayer | None
+    fetched: dict[tuple[str, int], torch.Tensor] = field(default_factory=dict)
     _memo: dict[tuple, torch.Tensor] = field(default_factory=dict)
 
     def rows(self, adapter_name: str, layer_id: int) -> torch.Tensor:
@@ -75,21 +87,32 @@ class Reading:
         Returns:
             int64 ``(batch, length, width)``.
         """
-        ids = self.tokens
+        ids = self.tokens[:, -(self.length + width - 1) :]
         if compression is not None:
             # Tokens that were added to the base later have no canonical id.
             known = ids < len(compression)
             ids = torch.where(known, compression[ids.where(known, 0)].long(), pad)
+        if lacking := self.length + width - 1 - ids.shape[1]:
+            ids = torch.cat([pad.expand(len(ids), lacking), ids], dim=1)
+        windows = ids.unfold(1, width, 1).flip(-1)
         same_text = self.same_text(width, 1)
-        columns = [torch.where(same_text[..., back], self._back(ids, back), pad) for back in range(width)]
-        return torch.stack(columns, dim=-1)
+        return windows if same_text is None else torch.where(same_text, windows, pad)
 
-    def same_text(self, steps: int, stride: int) -> torch.Tensor:
-        """Whether the token ``k * stride`` positions back belongs to the same text, bool ``(batch, length, steps)``."""
-        now = self._back(self.texts, 0)
-        return torch.stack([(self._back(self.texts, k * stride) == now) & (now > 0) for k in range(steps)], dim=-1)
+    def same_text(self, steps: int, stride: int) -> torch.Tensor | None:
+        """Whether the token ``k * stride`` positions back belongs to the same text, bool ``(batch, length, steps)``.
 
-    def recall(self, key: tuple[str, int], reach: int, newest: torch.Tensor) -> torch.Tensor:
+        None where each row is one text, so that it does wherever there is such a token.
+        """
+        texts = self.texts
+        return None if texts is None else self.once((steps, stride), lambda: self._same_text(texts, steps, stride))
+
+    def _same_text(self, texts: torch.Tensor, steps: int, stride: int) -> torch.Tensor:
+        span = (steps - 1) * stride
+        now = texts[:, -self.length :].unsqueeze(-1)
+        back = texts[:, -(self.length + span) :].unfold(1, span + 1, 1)[..., ::stride].flip(-1)
+        return (back == now) & (now > 0)
+
+    def recall(self, key: tuple[str, int], reach: int, newest: torch.Tensor) -> torch.Tensor | None:
         """What a convolution read at the ``reach`` positions before the chunk; remembers the chunk.
 
         Args:
@@ -98,53 +121,14 @@ class Reading:
             newest: What it reads now, ``(batch, length, hidden)``.
 
         Returns:
-            ``(batch, reach, hidden)``.
+            ``(batch, reach, hidden)``; None where it read nothing, which is zeros.
         """
         if self.state is None:
-            return newest.new_zeros(newest.shape[0], reach, newest.shape[2])
+            return None
         past = self.state.recall(key, reach, newest)
         self.state.remember(key, newest.detach(), reach)
         return past
 
-    def _back(self, timeline: torch.Tensor, distance: int) -> torch.Tensor:
-        """The part of ``timeline`` that lies ``distance`` before the tokens being read."""
-        first = timeline.shape[1] - self.length - distance
-        return timeline[:, first : first + self.length]
-
-
-def number_texts(
-    valid: torch.Tensor,
-    positions: torch.Tensor,
-    attends_previous: torch.Tensor | None,
-    past_texts: torch.Tensor | None,
-    past_positions: torch.Tensor | None,
-) -> torch.Tensor:
-    """Number the texts that a chunk of tokens belongs to.
-
-    A token continues the text of the one before it when neither is padding, its position id is the next one (packed
-    documents begin again at 0) and, where the attention mask says so, it attends to it.
-
-    Args:
-        valid: bool ``(batch, length)``, False for padding.
-        positions: int64 ``(batch, length)``.
-        attends_previous: bool ``(batch, length)``, from a block mask; None when there is none.
-        past_texts, past_positions: int64 ``(batch, past)`` of the last tokens before the chunk, as many as anything
-            looks back over; None at the start.
-
-    Returns:
-        int64 ``(batch, length)``, 0 for padding; unlike the number of any other text among the last tokens.
-    """
-    if past_texts is None or past_positions is None or not past_texts.shape[1]:
-        highest = torch.zeros_like(positions[:, :1])
-        last_valid = torch.zeros_like(valid[:, :1])
-        last_position = positions[:, :1]
-    else:
-        highest = past_texts.amax(dim=1, keepdim=True)
-        last_valid = past_texts[:, -1:] > 0
-        last_position = past_positions[:, -1:]
-    before_valid = torch.cat([last_valid, valid[:, :-1]], dim=1)
-    before_position = torch.cat([last_position, positions[:, :-1]], dim=1)
-    joined = before_valid & (positions == before_position + 1)
-    if attends_previous is not None:
-        joined = joined & attends_previous
-    return (highest + (valid & ~joined).cumsum(dim=1)) * valid
+    def nothing_behind(self, key: tuple[str, int], reach: int) -> bool:
+        """Whether a convolution has read nothing at the ``reach`` positions before the chunk, as far as is noted."""
+        return self.state is None or not self.state.reaches(key, reach, self.length)

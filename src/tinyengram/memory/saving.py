@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 
 from tinyengram.memory.config import EngramConfig
+from tinyengram.memory.tables import zeros
 
 _CHECKSUM = "engram_index.checksum"
 # A table is saved as (row numbers, rows) when that is the smaller way.
@@ -53,7 +54,8 @@ def to_file(
         if rows is not None and len(rows) * 2 < len(tensor):
             saved[key + _ROWS], saved[key + _VALUES] = rows, tensor[rows]
         else:
-            saved[key] = tensor
+            # A copy of what may be mapped from the very file that is going to be written.
+            saved[key] = tensor.clone() if rows is not None and config.tables_on == "cpu" else tensor
     plain = {without_adapter_name(key, adapter_name): tensor for key, tensor in saved.items()}
     index_key = next(key for key in saved if f"engram_index.{adapter_name}." in key)
     container = index_key.split(f"engram_index.{adapter_name}.")[0]
@@ -103,7 +105,8 @@ def from_file(
                 raise ValueError(f"{key} is {rows.dtype}: it holds row numbers, which cannot be scaled or averaged.")
             if values.shape[1:] != like.shape[1:] or not bool(((rows >= 0) & (rows < len(like))).all()):
                 raise ValueError(f"{name} was saved for another size of table; {_CHANGED}")
-            full[name] = values.new_zeros(like.shape).index_copy(0, rows.to(values.device), values)
+            table = zeros(*like.shape, on_host=values.device.type == "cpu", dtype=values.dtype).to(values.device)
+            full[name] = table.index_copy_(0, rows.to(values.device), values)
     missing, unexpected = sorted(wanted.keys() - full.keys()), sorted(full.keys() - wanted.keys())
     if missing or unexpected:
         raise ValueError(f"The adapter lacks {missing[:3]} and has unexpected {unexpected[:3]}; {_CHANGED}")

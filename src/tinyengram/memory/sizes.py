@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,6 +68,25 @@ def hashed_size(config: EngramConfig, n_ngrams: Sequence[int], hidden_size: int)
 def expected_sharing(n_ngrams: int, rows: int) -> float:
     """Expected share of distinct n-grams that find another one on their row, where a hash spreads them evenly."""
     return 1 - (1 - 1 / rows) ** max(0, n_ngrams - 1)
+
+
+def sharing_of_hashed(config: EngramConfig, n_ngrams: Sequence[int]) -> list[tuple[float, float]]:
+    """How many n-grams can be expected to share rows in the block where it is worst, the first to claim its primes.
+
+    Args:
+        config: Options of a hashed memory.
+        n_ngrams: Distinct n-grams of each order 2 … N.
+
+    Returns:
+        For each order the share of n-grams that share their row in a head, on average over heads, and the share of
+        those that share their rows in every head, so that nothing is theirs alone.
+    """
+    primes = head_sizes(config.layer_ids, config.engram_vocab_size, config.n_head_per_ngram)
+    found = []
+    for heads, distinct in zip(primes[config.layer_ids[0]], n_ngrams, strict=True):
+        shares = [expected_sharing(distinct, rows) for rows in heads]
+        found.append((sum(shares) / len(shares), math.prod(shares)))
+    return found
 
 
 def _size(config: EngramConfig, rows: int, touched: int, n_orders: int, hidden_size: int) -> MemorySize:

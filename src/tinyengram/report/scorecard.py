@@ -49,7 +49,14 @@ def _learnt(base: Measurement, model: Measurement) -> Iterator[ScoreLine]:
         ("Eval loss, answers (nats per token)", base.eval_loss_answer, model.eval_loss_answer),
         ("Eval loss, whole texts", base.eval_loss_whole, model.eval_loss_whole),
     ):
-        yield ScoreLine("Learnt", label, f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}", "")
+        yield ScoreLine(
+            "Learnt",
+            label,
+            f"{before:.4f}",
+            f"{after:.4f}",
+            f"{after - before:+.4f}".replace("-", "\N{MINUS SIGN}"),
+            "",
+        )
     if base.calls is not None and model.calls is not None and model.calls.wanted_asked:
         asked = model.calls.wanted_asked
         yield _share("Learnt", f"Right calls, of {asked}", base.calls.right, model.calls.right)

@@ -133,7 +133,7 @@ def _read(model: Any, base: Any, texts: Sequence[list[int]], vocabulary: int) ->
         of_targets = ours.gather(-1, ids[:, start + 1 : stop + 1, None]).squeeze(-1)
         nll -= (of_targets.cpu().double() * counted).sum(-1)
         if base is not None or hasattr(model, "disable_adapter"):
-            with nullcontext() if base is not None else model.disable_adapter():
+            with nullcontext() if base is not None else host.adapters_off(model):
                 theirs = _log_probabilities(model if base is None else base, ids[:, start:stop], base_cache)
             divergence = F.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1)
             kl += (divergence.cpu().double() * counted).sum(-1)

@@ -169,12 +169,10 @@ class Talk:
     def _answer(
         self, turns: tuple[Turn, ...], on_text: OnText | None, stop: Callable[[], bool] | None, *, draw: bool = False
     ) -> Answer:
-        """Generate an answer and keep it; one that was stopped before a word is not kept, nor what it answers."""
+        """Generate an answer and keep it, as far as it came where it was stopped."""
         answer = self._generated(turns, on_text, stop, draw=draw)
-        if answer.tokens or answer.ending != "stopped":
-            # Calls are kept as such, so that results find them and the template writes them as it would in training.
-            said = answer.said if answer.calls else answer.text
-            self._turns = (*turns, Turn("assistant", said, answer.calls))
+        # Calls are kept as such, so that results find them and the template writes them as it would in training.
+        self._turns = (*turns, Turn("assistant", answer.said, answer.calls))
         return answer
 
     def _generated(

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinyengram.errors import TinyEngramError
+from tinyengram.errors import TinyEngramError, nearest
+from tinyengram.host import peft_methods
 from tinyengram.serving.generation import can_use_cache
 from tinyengram.sources import Base, SourceError, load_base, load_tokenizer
 
 _ADAPTER_CONFIG = "adapter_config.json"
+_ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _TOKENIZER_CONFIG = "tokenizer_config.json"
+_SHOWN = 250  # characters of somebody else's message
 
 
 class ServingError(TinyEngramError):
@@ -77,7 +80,7 @@ def load_served(name: str, *, base: str | None = None) -> Served:
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ServingError(
             f"The folder {name} holds neither {_ADAPTER_CONFIG} nor config.json. Name the folder that save_pretrained "
-            "wrote; a run of `compare` keeps adapters in jobs/<job>/checkpoint-<step>/."
+            "wrote, such as jobs/<job>/checkpoint-<step> of a run."
         )
     loaded = _load(name)
     return Served(loaded.model, loaded.tokenizer, name)
@@ -89,6 +92,13 @@ def _with_adapter(folder: Path, base: str | None) -> Served:
     import tinyengram.memory  # noqa: F401 - makes Engram known to PEFT
 
     said = _adapter_config(folder)
+    method = str(said.get("peft_type", "")).lower()
+    if method not in peft_methods():
+        raise ServingError(
+            f"The method {method!r} of {folder / _ADAPTER_CONFIG} is unknown.{nearest(method, peft_methods())}"
+        )
+    if not any((folder / weights).is_file() for weights in _ADAPTER_WEIGHTS):
+        raise ServingError(f"The adapter {folder} has no weights ({_ADAPTER_WEIGHTS[0]}). Fetch or save it again.")
     name = base or said.get("base_model_name_or_path")
     if not name:
         raise ServingError(f"{folder / _ADAPTER_CONFIG} names no base (base_model_name_or_path). Name it by --base.")
@@ -100,22 +110,26 @@ def _with_adapter(folder: Path, base: str | None) -> Served:
         ) from error
     try:
         model: Any = peft.PeftModel.from_pretrained(loaded.model, str(folder))
-    except (ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:  # PEFT checks little: a file that does not fit may raise anything.
         raise ServingError(
-            f"The adapter {folder} cannot be put on the base {name!r}: {reason[:400]}. Name the base that it was "
-            "trained on by --base."
+            f"The adapter {folder} cannot be put on the base {name!r}: {_in_short(error)}. Name the base that it was "
+            "trained on by --base, or fetch the adapter again."
         ) from error
     own = (folder / _TOKENIZER_CONFIG).is_file()
     tokenizer = load_tokenizer(str(folder)) if own else loaded.tokenizer
-    method, use_cache = str(said.get("peft_type", "")).lower(), True
+    if len(tokenizer) > (rows := model.get_input_embeddings().weight.shape[0]):
+        raise ServingError(
+            f"The tokenizer in {folder} has {len(tokenizer)} tokens, but the base {name!r} only {rows}. Save the base "
+            "with its resized embedding and name it by --base, or take the tokenizer out of the folder."
+        )
+    use_cache = True
     if model.eval().active_peft_config.is_prompt_learning:
         try:
             use_cache = can_use_cache(model, tokenizer("Hello there.", add_special_tokens=False)["input_ids"])
         except (ValueError, TypeError, RuntimeError) as error:
             raise ServingError(
-                f"The adapter {folder} ({method}) cannot be generated from: {error}. Use versions of PEFT and "
-                "transformers that can, or a method that changes weights."
+                f"The adapter {folder} ({method}) cannot be generated from: {_in_short(error)}. Use versions of PEFT "
+                "and transformers that can, or a method that changes weights."
             ) from error
     return Served(model, tokenizer, str(folder), name, method, use_cache)
 
@@ -129,6 +143,13 @@ def _adapter_config(folder: Path) -> dict[str, Any]:
     if not isinstance(said, dict):
         raise ServingError(f"{file} is no JSON object. Fetch or save the adapter again.")
     return said
+
+
+def _in_short(error: Exception) -> str:
+    """An error's message on one line, shortened; its type where it says nothing but a word."""
+    text = " ".join(str(error).split()).rstrip(".")
+    text = text if " " in text else f"{type(error).__name__}: {text}"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _load(name: str) -> Base:

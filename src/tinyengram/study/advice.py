@@ -70,7 +70,7 @@ class HashedChoice(_Frozen):
         engram_vocab_size: Rows per head for each order 2 … N.
         rows: Of all tables.
         sharing: For each order the expected share of n-grams that share their row in one head with others.
-        sharing_everywhere: The same of those that share their rows in every head.
+        sharing_everywhere: The same of those that share their rows in every head. Both in the block where it is worst.
         advised: Whether it is the smallest of the choices with at most 1% of these in every order.
     """
 
@@ -289,7 +289,7 @@ def _hashed_choices(distinct: Sequence[int], layer_ids: list[int], hidden_size: 
         layer_ids, hidden_size: Of the memory, and of the base.
     """
     from tinyengram.memory import EngramConfig
-    from tinyengram.memory.sizes import expected_sharing, hashed_size
+    from tinyengram.memory.sizes import hashed_size, sharing_of_hashed
 
     choices: list[HashedChoice] = []
     is_found = False
@@ -300,10 +300,7 @@ def _hashed_choices(distinct: Sequence[int], layer_ids: list[int], hidden_size: 
             engram_vocab_size=[_round_up(multiple * n_ngrams) for n_ngrams in distinct],
         )
         size = hashed_size(config, distinct, hidden_size)
-        sharing = [
-            expected_sharing(n_ngrams, rows) for n_ngrams, rows in zip(distinct, config.engram_vocab_size, strict=True)
-        ]
-        everywhere = [share**config.n_head_per_ngram for share in sharing]
+        sharing, everywhere = zip(*sharing_of_hashed(config, distinct), strict=True)
         enough = max(everywhere) <= _MOST_SHARED or multiple == _MULTIPLES[-1]
         choices.append(
             HashedChoice(

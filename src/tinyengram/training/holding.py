@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F
 
-from tinyengram.host import takes_argument
+from tinyengram.errors import TinyEngramError
+from tinyengram.host import adapters_off, base_is_below, has_virtual_tokens, takes_argument
 from tinyengram.tasks.conversations import Conversation, request, system_text, user_request
 from tinyengram.tasks.rendering import EncodedExample, Renderer
 from tinyengram.training.batches import IGNORED, collate, left_padded, predicting_positions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from transformers import Trainer as _Trainer
+else:
+    _Trainer = object  # Those who mix it in have a trainer; nothing of transformers is loaded for it.
 
 _GENERATION_BATCH = 8
 
@@ -82,7 +85,7 @@ def answered_by_base(
     device = next(model.parameters()).device
     ordered = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     answered: dict[int, EncodedExample] = {}
-    with _base_of(model), torch.inference_mode():
+    with adapters_off(model) if hasattr(model, "disable_adapter") else nullcontext(), torch.inference_mode():
         for start in range(0, len(ordered), _GENERATION_BATCH):
             part = ordered[start : start + _GENERATION_BATCH]
             ids, attention = left_padded([prompts[index] for index in part], pad_token_id)
@@ -124,7 +127,7 @@ def divergence_from_base(model: Any, examples: Sequence[EncodedExample], *, pad_
     inputs = {name: tensor.to(device) for name, tensor in batch.items()}
     training = peft_model.training
     peft_model.eval()
-    with torch.no_grad(), _base_of(peft_model):
+    with torch.no_grad(), adapters_off(peft_model):
         base = _log_probabilities(peft_model, inputs, positions)[counted]
     peft_model.train(training)
     ours = _log_probabilities(model, inputs, positions)[counted]
@@ -133,17 +136,107 @@ def divergence_from_base(model: Any, examples: Sequence[EncodedExample], *, pad_
 
 def _log_probabilities(model: Any, inputs: dict[str, torch.Tensor], positions: torch.Tensor) -> torch.Tensor:
     """float32 ``(batch, n, vocab)`` at ``positions``."""
-    options = {"logits_to_keep": positions} if takes_argument(getattr(model, "module", model), "logits_to_keep") else {}
-    logits = model(**inputs, use_cache=False, **options).logits
-    if logits.shape[1] != len(positions):
-        logits = logits[:, positions]
+    peft_model, length = getattr(model, "module", model), inputs["input_ids"].shape[1]
+    chosen = takes_argument(peft_model, "logits_to_keep") and not has_virtual_tokens(peft_model)
+    logits = model(**inputs, use_cache=False, **({"logits_to_keep": positions} if chosen else {})).logits
+    if not chosen:
+        logits = logits[:, -length:][:, positions]  # Virtual tokens stand before the text.
     return logits.float().log_softmax(-1)
 
 
-@contextmanager
-def _base_of(model: Any) -> Iterator[None]:
-    if hasattr(model, "disable_adapter"):
-        with model.disable_adapter():
-            yield
-    else:
-        yield
+class HoldToBase(_Trainer):
+    """Mixin that holds any trainer of transformers, TRL's too, to the base on given prompts.
+
+    To each training step's loss it adds ``hold_weight`` times the Kullback-Leibler divergence from the base on the next
+    of the ``held`` examples (:func:`divergence_from_base`), averaged over the micro-batches of a step and over
+    processes, whatever the trainer's own loss is averaged over. Evaluation is left alone. What it was is logged beside
+    the loss as ``hold_divergence``, without the weight.
+
+    Args:
+        *args: The trainer's own arguments.
+        held: From :func:`answered_by_base`: prompts with the base's own answers.
+        hold_weight: Of a nat per token against the trainer's loss; 0 adds nothing.
+        hold_batch_size: Held examples read with each micro-batch.
+        **kwargs: The trainer's own arguments.
+
+    Raises:
+        TinyEngramError: There is nothing to hold to, a value makes no sense, or the base is not beneath the model.
+
+    Example:
+        >>> class HeldTrainer(HoldToBase, SFTTrainer): ...  # doctest: +SKIP
+        >>> HeldTrainer(model, held=answered_by_base(model, prompts, pad_token_id=0, new_tokens=16))  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        held: Sequence[EncodedExample],
+        hold_weight: float = 1.0,
+        hold_batch_size: int = 2,
+        **kwargs: Any,
+    ) -> None:
+        if not hold_weight >= 0:
+            raise TinyEngramError(f"hold_weight={hold_weight}: give 0, which holds nothing, or more.")
+        if hold_batch_size < 1:
+            raise TinyEngramError(f"hold_batch_size={hold_batch_size}: hold at least one example at a time.")
+        if hold_weight and not held:
+            raise TinyEngramError(f"hold_weight={hold_weight} needs examples to hold, and held is empty.")
+        super().__init__(*args, **kwargs)
+        if hold_weight and not base_is_below(self.model):
+            raise TinyEngramError(
+                f"{type(self).__name__} holds a model to its base, and switching off the adapter of this "
+                f"{type(self.model).__name__} does not give its base: use a PEFT method that leaves the base's weights "
+                "alone (not PiSSA and its like, nor trained biases), or hold_weight=0."
+            )
+        self._held, self._hold_weight, self._hold_batch_size = held, hold_weight, hold_batch_size
+        self._micro_batch = (-1, 0)  # Of which step, and how many of it were read.
+        self._divergences: list[torch.Tensor] = []  # Since the loss was last logged.
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The trainer's own loss, and in training what the divergence from the base costs."""
+        found: Any = super().compute_loss(
+            model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+        )
+        if not (self._hold_weight and model.training):
+            return found
+        divergence = divergence_from_base(model, self._next_held(), pad_token_id=self._pad_token_id())
+        self._divergences.append(divergence.detach())
+        cost = self._hold_weight * divergence
+        if self._is_scaled(num_items_in_batch):
+            cost = cost / getattr(self, "current_gradient_accumulation_steps", 1)
+        return (found[0] + cost, *found[1:]) if isinstance(found, tuple) else found + cost
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log, and beside a training loss the mean divergence since the last one."""
+        if "loss" in logs and self._divergences:
+            mean = torch.stack(self._divergences).mean()
+            logs["hold_divergence"] = self.accelerator.gather(mean.reshape(1)).mean().item()
+            self._divergences.clear()
+        super().log(logs, *args, **kwargs)
+
+    def _next_held(self) -> list[EncodedExample]:
+        """Held examples of this process and micro-batch, by the step alone, so that a resumed run has the same."""
+        step, done = self._micro_batch
+        done = done if step == self.state.global_step else 0
+        self._micro_batch = (self.state.global_step, done + 1)
+        micro_batch = self.state.global_step * self.args.gradient_accumulation_steps + done
+        first = (micro_batch * self.args.world_size + self.args.process_index) * self._hold_batch_size
+        return [self._held[(first + index) % len(self._held)] for index in range(self._hold_batch_size)]
+
+    def _is_scaled(self, num_items_in_batch: Any) -> bool:
+        """Whether the trainer takes the loss as it is; otherwise it divides it by the micro-batches of a step.
+
+        As ``Trainer.training_step`` decides it; trainers can say it themselves since transformers 5.24.
+        """
+        said = getattr(self, "loss_is_scaled_for_ga", None)
+        if said is not None:
+            return bool(said)
+        counted = self.model_accepts_loss_kwargs and num_items_in_batch is not None
+        return counted or self.compute_loss_func is not None
+
+    def _pad_token_id(self) -> int:
+        """Fills up shorter held examples; it is never attended to."""
+        tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
+        return getattr(tokenizer, "pad_token_id", None) or 0

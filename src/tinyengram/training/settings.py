@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class TrainingSettings(BaseModel):
     """How an arm is trained; the names are those of ``transformers.TrainingArguments`` where it has them.
 
+    ``table_learning_rate_factor`` stands for the option of that name of every Engram arm; by default each has its own.
     ``hold_weight`` above 0 teaches any method when not to speak: each step also reads ``hold_batch_size`` of
     ``hold_prompts`` prompts to which a call is the wrong answer (see :mod:`tinyengram.training.holding`), and adds the
     Kullback-Leibler divergence from the base on ``hold_tokens`` tokens of the base's own answer, times the weight.
@@ -31,7 +32,7 @@ class TrainingSettings(BaseModel):
     adam_beta2: float = Field(default=0.95, gt=0, lt=1)
     max_grad_norm: float = Field(default=1.0, ge=0)
     bf16: bool = False
-    table_learning_rate_factor: float = Field(default=5.0, gt=0)
+    table_learning_rate_factor: float | None = Field(default=None, gt=0)
     hold_weight: float = Field(default=0.0, ge=0)
     hold_prompts: int = Field(default=64, ge=2)
     hold_batch_size: int = Field(default=2, ge=1)

@@ -17,7 +17,7 @@ from tinyengram.host import takes_argument
 from tinyengram.memory.optim import row_sparse_adamw
 from tinyengram.progress import StepEvent
 from tinyengram.training.batches import IGNORED, collate, predicting_positions, token_losses
-from tinyengram.training.holding import divergence_from_base
+from tinyengram.training.holding import HoldToBase
 from tinyengram.training.losses import eval_losses
 from tinyengram.training.settings import TrainingSettings
 from tinyengram.training.trajectory import Trajectory, TrajectoryPoint, keep_adapter_only, write_trajectory
@@ -62,8 +62,10 @@ def mean_token_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any 
     return losses.sum() / (num_items_in_batch if num_items_in_batch is not None else (labels != IGNORED).sum())
 
 
-class ArmTrainer(Trainer):
-    """Trains a PEFT model on lessons; its optimizer is AdamW that steps only the rows of tables that were read.
+class ArmTrainer(HoldToBase, Trainer):
+    """Trains a PEFT model on lessons, held to its base where they say so.
+
+    Its optimizer is AdamW that steps only the rows of tables that were read.
 
     Args:
         model: From ``get_peft_model``.
@@ -92,10 +94,13 @@ class ArmTrainer(Trainer):
             data_collator=Batcher(settings.loss_on, pad_token_id, takes_argument(model, "logits_to_keep")),
             compute_loss_func=mean_token_loss,
             callbacks=[keeper],
+            held=lessons.held,
+            hold_weight=settings.hold_weight if lessons.held else 0.0,
+            hold_batch_size=settings.hold_batch_size,
             **options,
         )
         self.remove_callback(PrinterCallback)
-        self._lessons, self._settings, self._pad_token_id = lessons, settings, pad_token_id
+        self._lessons, self._settings, self._padding = lessons, settings, pad_token_id
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -108,22 +113,15 @@ class ArmTrainer(Trainer):
             )
         return self.optimizer
 
-    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        loss: Any = super().compute_loss(model, inputs, *args, **kwargs)
-        held, per_step = self._lessons.held, self._settings.hold_batch_size
-        if held and model.training:
-            first = (self.state.global_step * self.args.world_size + self.args.process_index) * per_step
-            part = [held[(first + index) % len(held)] for index in range(per_step)]
-            divergence = divergence_from_base(model, part, pad_token_id=self._pad_token_id)
-            loss = loss + self._settings.hold_weight / self._settings.gradient_accumulation * divergence
-        return loss
+    def _pad_token_id(self) -> int:
+        return self._padding
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         whole, answer = eval_losses(
             self.model,
             self._lessons.held_out,
             batch_size=self.args.per_device_eval_batch_size,
-            pad_token_id=self._pad_token_id,
+            pad_token_id=self._padding,
         )
         trained = whole if self._settings.loss_on == "whole" else answer
         metrics = {"eval_loss": trained, "eval_loss_whole": whole, "eval_loss_answer": answer}
