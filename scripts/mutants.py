@@ -20,130 +20,27 @@ import json
 import math
 import os
 import random
-import resource
 import signal
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from itertools import accumulate
 from pathlib import Path
-from types import CodeType, FrameType, FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from mutations import Mutant, mutants_of
+from reached import KNOWN, PACKAGE, PYTEST, ROOT, TESTS, coverage, digest, forked
 
-ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = ROOT / "src" / "tinyengram" / "memory"
-TESTS = ROOT / "tests" / "memory"
-KNOWN = ROOT / ".mutants"
-# They start processes or compilers, or measure time: longer than all others together, or of another outcome by chance.
-LEFT_OUT = "not two_processes and not fsdp and not compiled and not two_thousand and not fast"
-PYTEST = ["-q", "-m", "not slow", "-k", LEFT_OUT, "-p", "no:cacheprovider", "-p", "no:warnings", "-s"]
 # Seconds of tests, by the clean run, that are tried on one mutant: first those of the test file of its name, then the
 # fastest. A score is thus a lower bound; a line that every test reaches would take all of them for each survivor.
 AT_MOST = 12.0
 SURVIVED, NOT_REACHED, BY_TIME = "survived", "survived: no test reaches it", "killed by time"
-
-
-def digest(*paths: Path) -> str:
-    return hashlib.sha256(b"\0".join(path.read_bytes() for path in sorted(paths))).hexdigest()[:16]
-
-
-def forked(work: Callable[[], None], seconds: float | None = None) -> int:
-    """Do work in a forked process and return how it ended: its exit code, or minus the signal that killed it."""
-    child = os.fork()
-    if not child:
-        code = 70
-        try:
-            os.setsid()
-            quiet = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(quiet, 1)
-            if not os.environ.get("MUTANTS_DEBUG"):
-                os.dup2(quiet, 2)
-            if seconds is not None:
-                resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds), math.ceil(seconds) + 5))
-                signal.signal(signal.SIGALRM, signal.SIG_DFL)
-                signal.setitimer(signal.ITIMER_REAL, 20 * seconds)
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-class Coverage:
-    """A pytest plugin: which lines of the package each test reaches, and how long it takes."""
-
-    def __init__(self) -> None:
-        self.lines: dict[str, set[int]] = {}
-        self.tests: dict[str, Any] = {}
-        self.failed: list[str] = []
-
-    def trace(self, frame: FrameType, event: str, argument: Any) -> Any:
-        path = frame.f_code.co_filename
-        if not path.startswith(str(PACKAGE)):
-            return None
-        lines = self.lines.setdefault(path[len(str(PACKAGE)) + 1 :], set())
-
-        def note(frame: FrameType, event: str, argument: Any) -> Any:
-            lines.add(frame.f_lineno)
-            return note
-
-        return note
-
-    def taken(self) -> dict[str, list[int]]:
-        found, self.lines = {name: sorted(lines) for name, lines in self.lines.items()}, {}
-        return found
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        self.lines, begun = {}, time.process_time()
-        done = yield
-        self.tests[item.nodeid] = {"seconds": time.process_time() - begun, "lines": self.taken()}
-        return done
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed:
-            self.failed.append(report.nodeid)
-
-    def run(self, file: Path, target: Path, key: str) -> None:
-        """Run one test file; write what its tests reach, what importing it reaches, and the modules that were used."""
-        sys.settrace(self.trace)
-        threading.settrace(self.trace)
-        imported: dict[str, list[int]] = {}
-
-        class AtImport:
-            def pytest_collection_finish(plugin) -> None:
-                imported.update(self.taken())
-
-        pytest.main([*PYTEST, str(file)], plugins=[self, AtImport()])
-        sys.settrace(None)
-        modules = [name for name in sys.modules if name.split(".")[0] not in ("tinyengram", "tests", "__main__")]
-        target.write_text(
-            json.dumps(
-                {"key": key, "tests": self.tests, "imported": imported, "failed": self.failed, "modules": modules}
-            )
-        )
-
-
-def coverage() -> dict[str, Any]:
-    """By test file, from one clean run each; kept while neither the package nor the test changes."""
-    found = {}
-    shared = [*PACKAGE.glob("*.py"), *TESTS.glob("[!t]*.py"), TESTS / "tiny.py"]
-    for file in sorted(TESTS.glob("test_*.py")):
-        target, key = KNOWN / f"{file.stem}.json", digest(*shared, file) + LEFT_OUT
-        if not target.exists() or json.loads(target.read_text())["key"] != key:
-            print(f"What {file.name} reaches …", flush=True)
-            forked(lambda file=file, target=target, key=key: Coverage().run(file, target, key))
-        found[file.name] = json.loads(target.read_text())
-        if found[file.name]["failed"]:
-            sys.exit(f"These fail without any mutant: {found[file.name]['failed']}")
-    return found
+CANNOT_PATCH = 75
 
 
 class Trial:
@@ -261,8 +158,10 @@ class Runner:
         partial.replace(self.results_file)
 
     def ended(self, code: int) -> tuple[str, str] | None:
-        """(result, by which test) of a run that ended early; None where its tests passed."""
+        """(result, by which test) of a run that ended so; None where it could not be tried in this way."""
         if code == 0:
+            return SURVIVED, ""
+        if code == CANNOT_PATCH:
             return None
         if code in (-signal.SIGXCPU, -signal.SIGKILL, -signal.SIGALRM):
             return BY_TIME, ""
@@ -270,7 +169,10 @@ class Runner:
 
     def try_collected(self, items: dict[str, pytest.Item], path: Path, mutant: Mutant, tests: list) -> Any:
         def work() -> None:
-            patch(path, mutant.source)
+            try:
+                patch(path, mutant.source)
+            except ValueError:
+                os._exit(CANNOT_PATCH)
             # Which tests are tried is settled; those that killed others of this file are likely to kill this one.
             order = sorted(tests, key=lambda one: (-self.killers[path.name, one[1]], *one))
             run_tests([items[test] for _, test in order])
@@ -299,9 +201,9 @@ class Runner:
 
             self.report.unlink(missing_ok=True)
             ended = self.ended(forked(work, 10 * order(file)[1] + 30))
-            if ended:
+            if ended != (SURVIVED, ""):
                 return ended
-        return None
+        return SURVIVED, ""
 
     def run(self, chosen: list[tuple[Path, int, Mutant]]) -> None:
         """Try those of which nothing is known: code of functions in forks of one session, the rest anew."""
@@ -311,7 +213,7 @@ class Runner:
         def tried(path: Path, mutant: Mutant, ended: Any, began: float) -> None:
             nonlocal done
             done += 1
-            result, by = ended or (SURVIVED, "")
+            result, by = ended
             self.keep(key_of(path, mutant), result, by, began)
             seconds = time.monotonic() - began_all
             where = f"{done}/{len(left)} {seconds:.0f} s {path.name}:{mutant.start}"
@@ -323,8 +225,8 @@ class Runner:
                 began = time.monotonic()
                 if not tests:
                     tried(path, mutant, (NOT_REACHED, ""), began)
-                elif not early:
-                    tried(path, mutant, self.try_collected(items, path, mutant, tests), began)
+                elif not early and (ended := self.try_collected(items, path, mutant, tests)):
+                    tried(path, mutant, ended, began)
 
         if left:
             session = os.fork()
@@ -392,8 +294,11 @@ def main() -> None:
         for at, mutant in enumerate(mutants_of(path.read_text()))
     ]
     chosen = everything
-    if given.sample is not None and given.sample < len(everything):
-        chosen = sorted(random.Random(given.seed).sample(everything, given.sample), key=everything.index)
+    if given.sample is not None:
+        # The first of one shuffled list, so that a larger sample holds the smaller one.
+        shuffled = list(everything)
+        random.Random(given.seed).shuffle(shuffled)
+        chosen = sorted(shuffled[: given.sample], key=lambda one: (one[0], one[1]))
     options = {"database": None, "derandomize": True, "deadline": None, "suppress_health_check": list(HealthCheck)}
     settings.register_profile("mutants", phases=(Phase.explicit, Phase.generate), **options)
     settings.load_profile("mutants")

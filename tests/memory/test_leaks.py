@@ -10,13 +10,12 @@ import torch
 
 from tests.memory import promises
 from tests.memory.tiny import some_ids, tiny_model, trained_memory
-from tinyengram import collect_ngrams
+from tinyengram import KnownNgrams
 from tinyengram.memory import texts
 from tinyengram.memory.cache import EngramCacheLayer
 from tinyengram.memory.layer import EngramMemory
 
 IDS = some_ids(2, 24)
-# Of the known n-grams 5 6 and 5 6 7 the second text holds one place each; the first holds none.
 KNOWN = {(5, 6), (5, 6, 7)}
 UNKNOWN_TEXT = [9, 5, 8, 6, 7, 9, 11, 6]
 TAUGHT_TEXT = [9, 8, 5, 6, 7, *range(20, 50)]
@@ -25,9 +24,7 @@ read, number, recall = EngramMemory.forward, texts.number_texts, EngramCacheLaye
 
 
 def exact() -> Any:
-    known = collect_ngrams([[5, 6, 7, 8]], [[False, False, True, True]], orders=(2, 3))
-    kept = known.ngrams[(known.ngrams != 0).all(-1)]
-    return trained_memory(memory="exact", ngrams=type(known).of(kept))
+    return trained_memory(memory="exact", ngrams=KnownNgrams.of(torch.tensor([[6, 5, -1], [7, 6, 5]])))
 
 
 CHECKS: dict[str, Callable[[], None]] = {
