@@ -12,7 +12,7 @@ PEFT := .venv-peft
 INSTALLED := $(VENV)/.installed
 LOCKED := $(if $(LOCK),--constraint $(LOCK))
 
-.PHONY: compare test test-all lint format bench peft-suite lock matrix clean
+.PHONY: compare test test-all lint format bench peft-suite lock matrix mutants clean
 
 compare: $(INSTALLED)
 	$(BIN)/tinyengram compare $(STUDY)
@@ -40,6 +40,10 @@ bench: $(INSTALLED) $(PEER)/.installed
 # PEFT's own common tests with LoRA, Engram and Shadow; fails where Engram neither passes like LoRA nor refuses by name.
 peft-suite: $(PEFT)/.installed
 	OMP_NUM_THREADS=1 $(PEFT)/bin/python scripts/peft_suite.py
+
+# Is every small change to the memory's code noticed by its tests? FILES="ngrams.py ..." and SAMPLE=n SEED=n restrict it.
+mutants: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/mutants.py $(FILES) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED))
 
 # The newest versions that pyproject.toml allows, written down; run `make matrix` before committing them.
 lock:
@@ -72,4 +76,4 @@ $(PEFT)/.installed: pyproject.toml $(LOCK)
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(PEER) $(PEFT) .peft-suite .venv-matrix .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEER) $(PEFT) .peft-suite .venv-matrix .pytest_cache .mypy_cache .ruff_cache .hypothesis .mutants
