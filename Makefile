@@ -12,7 +12,7 @@ PEFT := .venv-peft
 INSTALLED := $(VENV)/.installed
 LOCKED := $(if $(LOCK),--constraint $(LOCK))
 
-.PHONY: compare test test-all lint format bench peft-suite methods lock matrix clean
+.PHONY: compare test test-all lint format bench peft-suite methods mutants lock matrix clean
 
 compare: $(INSTALLED)
 	$(BIN)/tinyengram compare $(STUDY)
@@ -40,9 +40,14 @@ bench: $(INSTALLED) $(PEER)/.installed
 # PEFT's own common tests with LoRA, Engram and Shadow; fails where Engram neither passes like LoRA nor refuses by name.
 peft-suite: $(PEFT)/.installed
 	OMP_NUM_THREADS=1 $(PEFT)/bin/python scripts/peft_suite.py
+
 # Every method that PEFT knows on the embedded SmolLM2-135M: the table of docs/methods.md. METHODS="lora vera" tries these.
 methods: $(INSTALLED)
 	$(BIN)/python benchmarks/methods.py $(METHODS)
+
+# Is every small change to the memory's code noticed by its tests? FILES="ngrams.py ..." and SAMPLE=n SEED=n restrict it.
+mutants: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/mutants.py $(FILES) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED))
 
 # The newest versions that pyproject.toml allows, written down; run `make matrix` before committing them.
 lock:
@@ -75,4 +80,4 @@ $(PEFT)/.installed: pyproject.toml $(LOCK)
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(PEER) $(PEFT) .peft-suite .venv-matrix .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEER) $(PEFT) .peft-suite .venv-matrix .pytest_cache .mypy_cache .ruff_cache .hypothesis .mutants

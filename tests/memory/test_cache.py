@@ -6,9 +6,55 @@ import copy
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.memory.tiny import some_ids
-from tinyengram.memory.cache import MARGIN, EngramCacheLayer, ForgottenError
+from tinyengram.memory.cache import MARGIN, EngramCacheLayer, ForgottenError, Window
+
+STEPS = st.tuples(st.sampled_from(["append", "append", "append", "crop", "skip", "swap"]), st.integers(0, 40))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    keep=st.integers(0, 30),
+    steps=st.lists(STEPS, max_size=30),
+    rows=st.lists(st.integers(0, 1), min_size=1, max_size=3),
+    surplus=st.lists(st.integers(0, 4), min_size=3, max_size=3),
+)
+def test_a_window_is_the_end_of_its_timeline(
+    keep: int, steps: list[tuple[str, int]], rows: list[int], surplus: list[int]
+) -> None:
+    """Held against the whole timeline: what is kept, from where on, and nothing of it written over."""
+    whole, first = torch.zeros(2, 0, 1), 0
+    window, drawn = Window.empty(whole), torch.arange(1.0, 4000).view(1, -1, 1)
+    for step, n in steps:
+        if step == "swap":
+            window, whole = window.changed(lambda tensor: tensor[[1, 0]]), whole[[1, 0]]
+        elif step == "crop":
+            whole = whole[:, : max(0, whole.shape[1] - n)]
+            window.crop(whole.shape[1])
+            window.crop(whole.shape[1] + 1)  # What is not there cannot be cropped.
+            first = min(first, whole.shape[1])
+        else:
+            new = torch.cat([drawn[:, :n], -drawn[:, :n]]) if step == "append" else torch.zeros(2, n, 1)
+            drawn, whole = drawn[:, n:], torch.cat([whole, new], dim=1)
+            window.append(new, keep) if step == "append" else window.skip_to(whole.shape[1], keep)
+            # Nothing is dropped where nothing was missing.
+            first = first if step == "skip" and not n else max(first, whole.shape[1] - keep)
+        assert (window.total, window.first) == (whole.shape[1], first)
+        assert torch.equal(window.kept, whole[:, first:])
+    surplus = [min(one, whole.shape[1] - first) for one in surplus[: len(rows)]]
+    moved = window.shifted(torch.tensor(rows), torch.tensor(surplus))
+    wanted = torch.stack(
+        [
+            torch.cat([torch.zeros(n, 1), whole[row, : len(whole[row]) - n]])
+            for row, n in zip(rows, surplus, strict=True)
+        ]
+    )
+    first += max(surplus) if first else 0
+    assert (moved.total, moved.first) == (whole.shape[1], first)
+    assert torch.equal(moved.kept, wanted[:, first:])
 
 
 def test_older_crops_name_the_length_to_keep() -> None:

@@ -108,6 +108,16 @@ def test_head_sizes_of_huge_tables_are_primes() -> None:
     assert all(isprime(prime) for prime in head_sizes([1], [10_000_000], 4)[1][0])
 
 
+def test_head_sizes_from_nothing_are_the_first_primes() -> None:
+    assert head_sizes([0], [1], 200)[0][0] == [number for number in range(1224) if isprime(number)]
+
+
+# They look prime to the first 4, 8, 11 and 12 primes as witnesses (Sorenson and Webster, 2015).
+@pytest.mark.parametrize("composite", [3215031751, 341550071728321, 3825123056546413051, 318665857834031151167461])
+def test_numbers_that_only_look_prime_are_passed_over(composite: int) -> None:
+    assert head_sizes([0], [composite], 1)[0][0] == [nextprime(composite)]
+
+
 ids_lists = st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=15), min_size=1, max_size=5)
 
 
