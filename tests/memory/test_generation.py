@@ -11,7 +11,17 @@ import pytest
 import torch
 from transformers import DynamicCache, StaticCache
 
-from tests.memory.tiny import VOCABULARY, logits_of, on, some_ids, tiny_model, trained_memory
+from tests.memory.tiny import (
+    VOCABULARY,
+    full,
+    generate,
+    greedy_by_hand,
+    logits_of,
+    on,
+    some_ids,
+    tiny_model,
+    trained_memory,
+)
 from tinyengram import collect_ngrams
 from tinyengram.host import cache_of
 
@@ -39,10 +49,6 @@ def ids() -> torch.Tensor:
 
 def close(found: torch.Tensor, wanted: torch.Tensor) -> None:
     torch.testing.assert_close(found, wanted, atol=TOLERANCE, rtol=0)
-
-
-def full(model, ids: torch.Tensor, **kwargs) -> torch.Tensor:
-    return logits_of(model, ids, use_cache=False, **kwargs)
 
 
 def test_the_memory_under_test_matters(model, ids) -> None:
@@ -84,18 +90,6 @@ def test_static_cache_is_read_again_after_a_reset(model, ids) -> None:
     logits_of(model, ids.flip(1), cache=cache)
     cache.reset()
     close(logits_of(model, ids, cache=cache), full(model, ids))
-
-
-def generate(model, prompt: torch.Tensor, **options) -> torch.Tensor:
-    options = {"max_new_tokens": 16, "do_sample": False, "eos_token_id": None, **options}
-    return model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), **options)
-
-
-def greedy_by_hand(model, prompt: torch.Tensor, steps: int = 16) -> torch.Tensor:
-    text = prompt
-    for _ in range(steps):
-        text = torch.cat([text, full(model, text)[:, -1:].argmax(-1)], dim=1)
-    return text
 
 
 def test_greedy_generation(model, ids) -> None:

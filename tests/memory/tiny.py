@@ -73,7 +73,7 @@ def stir(model: torch.nn.Module, *, rows: bool = True, seed: int = 3) -> None:
     for name, parameter in model.named_parameters():
         if "engram_" in name and parameter.requires_grad and (rows or "tables" not in name):
             with torch.no_grad():
-                parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter.dtype))
+                parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter))
     for module in model.modules():
         if getattr(module, "unknown_row", None) is not None:
             with torch.no_grad():
@@ -113,3 +113,21 @@ def logits_of(model: torch.nn.Module, ids: torch.Tensor, *, cache: Any = None, *
         kwargs |= on(model, cache)
     with torch.no_grad():
         return model(input_ids=ids, **kwargs).logits
+
+
+def full(model: torch.nn.Module, ids: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    """Logits of one forward pass without a cache: what every other way is compared with."""
+    return logits_of(model, ids, use_cache=False, **kwargs)
+
+
+def generate(model: Any, prompt: torch.Tensor, **options: Any) -> Any:
+    options = {"max_new_tokens": 16, "do_sample": False, "eos_token_id": None, **options}
+    return model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), **options)
+
+
+def greedy_by_hand(model: torch.nn.Module, prompt: torch.Tensor, steps: int = 16) -> torch.Tensor:
+    """The prompt and the likeliest tokens behind it, each by a forward pass without a cache."""
+    text = prompt
+    for _ in range(steps):
+        text = torch.cat([text, full(model, text)[:, -1:].argmax(-1)], dim=1)
+    return text

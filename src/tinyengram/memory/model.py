@@ -182,6 +182,14 @@ class EngramModel(BaseTuner):
                     "disable_adapter() to run the base."
                 )
             return
+        # Rows are found where their index lies: on the host where the base is offloaded, and accelerate moves ids later.
+        places = [cast(EngramIndex, index).pad.device for index in self.engram_index.values()]
+        place = places[0] if places else ids.device
+        if ids.device != place and place.type != "meta":
+            for name in ("input_ids", "position_ids", "attention_mask"):
+                if isinstance(given.get(name), torch.Tensor):
+                    given[name] = given[name].to(place)
+            ids = given["input_ids"]
         if cache is not None:
             state = EngramCacheLayer.on(cache, self._n_blocks)
             if host.length_of(cache, state.length) != state.length and not self._is_active():
