@@ -12,6 +12,7 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -149,7 +150,9 @@ def numbers(out: Path) -> list:
     return [points, [(row.arm, row.role, row.step, row.retention) for row in results.measurements], results.finding]
 
 
-@pytest.mark.parametrize("awaited", ["lora, seed 0, step 4", "engram, seed 0, step 4"])
+@pytest.mark.parametrize(
+    "awaited", [pytest.param("lora, seed 0, step 4", marks=pytest.mark.slow), "engram, seed 0, step 4"]
+)
 def test_killed_and_started_again_it_ends_with_the_same_numbers(
     finished: Path, cache: Path, tmp_path: Path, awaited: str
 ) -> None:
@@ -274,14 +277,24 @@ class TestFaults:
 
 
 class TestRefusedBeforeTraining:
-    def refused(self, cache: Path, out: Path, study: object, *parts: str) -> None:
-        run = tinyengram("compare", study, "--out", out, cache=cache)
-        assert run.returncode == 2, run.stderr
-        assert "Traceback" not in run.stderr
-        for part in parts:
-            assert part in run.stderr, run.stderr
-        assert "Training" not in run.stderr
-        assert not (out / "jobs").exists()
+    @pytest.fixture
+    def refused(self, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+        """Run a study, in this process, and see that it ends with what must be said and nothing trained."""
+        monkeypatch.setenv("TINYENGRAM_CACHE", str(cache))
+
+        def check(out: Path, study: object, *parts: str) -> None:
+            monkeypatch.setattr(sys, "argv", ["tinyengram", "compare", str(study), "--out", str(out)])
+            with pytest.raises(SystemExit) as stopped:
+                main()
+            said = capsys.readouterr().err
+            assert stopped.value.code == 2, said
+            assert "Traceback" not in said
+            for part in parts:
+                assert part in said, said
+            assert "Training" not in said
+            assert not (out / "jobs").exists()
+
+        return check
 
     @pytest.mark.parametrize(
         ("changes", "parts"),
@@ -297,24 +310,22 @@ class TestRefusedBeforeTraining:
             ({"base__name": "no-such-base"}, ["no-such-base", "(1)", "(2)", "(3)"]),
         ],
     )
-    def test_a_study_that_cannot_run(self, cache: Path, tmp_path: Path, changes: dict, parts: list[str]) -> None:
-        self.refused(cache, tmp_path / "out", study_with(tmp_path, **changes), *parts)
+    def test_a_study_that_cannot_run(self, refused: Any, tmp_path: Path, changes: dict, parts: list[str]) -> None:
+        refused(tmp_path / "out", study_with(tmp_path, **changes), *parts)
 
-    def test_an_arm_that_cannot_be_used_here_is_named_with_versions(self, cache: Path, tmp_path: Path) -> None:
-        prompts = {"method": "prompt_tuning", "options": {"num_virtual_tokens": 4}, "training": {"learning_rate": 0.01}}
-        study = study_with(tmp_path, arms__prompts=prompts)
+    def test_an_arm_that_cannot_be_used_here_is_named_with_versions(self, refused: Any, tmp_path: Path) -> None:
+        study = study_with(tmp_path, arms__other={"method": "shadow", "training": {"learning_rate": 0.01}})
         parts = (
-            "Arm 'prompts' (prompt_tuning) cannot be used",
+            "Arm 'other' (shadow) cannot be used",
             f"transformers {version('transformers')}",
-            "virtual tokens",
+            "generates differently with and without a cache",
         )
-        self.refused(cache, tmp_path / "out", study, *parts)
+        refused(tmp_path / "out", study, *parts)
 
-    def test_an_empty_eval_split(self, cache: Path, tmp_path: Path) -> None:
+    def test_an_empty_eval_split(self, refused: Any, tmp_path: Path) -> None:
         one = tmp_path / "one.jsonl"
         one.write_text('{"instruction": "a", "input": "b", "output": "c"}\n')
-        self.refused(
-            cache,
+        refused(
             tmp_path / "out",
             study_with(tmp_path, data__name=str(one)),
             "A split of 1 conversations",
@@ -342,8 +353,8 @@ class TestRefusedBeforeTraining:
         assert run.returncode == 2
         assert "cannot be written" in run.stderr
 
-    def test_a_full_disk(self, cache: Path, tmp_path: Path) -> None:
+    def test_a_full_disk(self, refused: Any, tmp_path: Path) -> None:
         study = study_with(
             tmp_path, arms__lora__options={"r": 60000, "target_modules": "all-linear"}, training__max_steps=200_000
         )
-        self.refused(cache, tmp_path / "out", study, "GB free", "eval_every")
+        refused(tmp_path / "out", study, "GB free", "eval_every")

@@ -57,7 +57,11 @@ def test_a_line_has_these_mutants(mutations: ModuleType, line: str, wanted: set[
         assert {one.after.replace("(not (b))", "(not b)").replace("(not (c))", "(not c)") for one in found} == wanted
 
 
-@pytest.mark.parametrize("path", MEMORY, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    [path if path.name == "compression.py" else pytest.param(path, marks=pytest.mark.slow) for path in MEMORY],
+    ids=lambda path: path.name,
+)
 def test_mutants_of_the_memory_differ_from_it_and_keep_its_lines(mutations: ModuleType, path: Path) -> None:
     source = path.read_text()
     found = mutations.mutants_of(source)

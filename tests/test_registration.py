@@ -14,9 +14,11 @@ KNOWN = "from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as known; assert '
     "before",
     [
         "import tinyengram",
-        "import peft; import tinyengram",
+        pytest.param("import peft; import tinyengram", marks=pytest.mark.slow),
         "import tinyengram; import importlib.util as util; assert util.find_spec('peft'); util.find_spec('peft')",
-        "import tinyengram; import transformers; transformers.utils.is_peft_available()",
+        pytest.param(
+            "import tinyengram; import transformers; transformers.utils.is_peft_available()", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_peft_knows_the_method(before: str) -> None:

@@ -69,6 +69,7 @@ def test_training_is_one_graph_with_the_same_gradients(memory: str) -> None:
     torch.testing.assert_close(gradients[1], gradients[0], atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_decoding_with_a_static_cache_is_compiled_twice_at_most(memory: str) -> None:
     """For the first length, and for any."""

@@ -62,7 +62,7 @@ def read(model, ids: torch.Tensor, sizes: list[int], cache: Any, **whole: torch.
 SIZES = [250, *[1] * 40, 100, 30]
 
 
-@pytest.mark.parametrize("chunk", [1, 100, 2000])
+@pytest.mark.parametrize("chunk", [pytest.param(1, marks=pytest.mark.slow), 100, 2000])
 def test_two_thousand_tokens_weigh_what_three_hundred_do(chunk: int) -> None:
     """In single steps, chunks, and read at once; what is pickled of a tensor is all memory that it holds."""
     model, cache, weights = trained_memory(), DynamicCache(), []

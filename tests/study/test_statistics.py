@@ -40,7 +40,10 @@ def test_seeds_widen_the_interval() -> None:
     assert not several.shown
 
 
-@pytest.mark.parametrize(("between_seeds", "between_questions"), [(1.0, 1.0), (0.3, 1.0), (0.0, 1.0), (1.0, 0.0)])
+@pytest.mark.parametrize(
+    ("between_seeds", "between_questions"),
+    [(1.0, 1.0), *(pytest.param(*one, marks=pytest.mark.slow) for one in ((0.3, 1.0), (0.0, 1.0), (1.0, 0.0)))],
+)
 def test_coverage_with_three_seeds(between_seeds: float, between_questions: float) -> None:
     """A bootstrap over three seeds alone would hold the truth three times out of four."""
     draw = np.random.default_rng(7)
@@ -73,6 +76,7 @@ def test_mcnemar_is_exact() -> None:
     assert paired_difference([[0.3, 1.0]], [[0.2, 1.0]]).p_value is None
 
 
+@pytest.mark.slow
 def test_several_comparisons_widen_the_interval() -> None:
     """Of five differences that are all zero, at least one is called shown in about 5% of the trials, not in 23%."""
     draw = np.random.default_rng(5)
@@ -85,6 +89,7 @@ def test_several_comparisons_widen_the_interval() -> None:
     assert paired_difference([before], [after], comparisons=3).p_value == pytest.approx(3 * 2 / 64)
 
 
+@pytest.mark.slow
 def test_a_detectable_difference_is_shown_four_times_out_of_five() -> None:
     draw = np.random.default_rng(6)
     size = 100

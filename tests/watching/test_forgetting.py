@@ -28,7 +28,15 @@ class Sink(TrainerCallback):
 
 class TestBits:
     @pytest.mark.parametrize(
-        "changes", [{}, {"gradient_accumulation_steps": 2}, {"gradient_checkpointing": True}, {"bf16": True}], ids=str
+        "changes",
+        [
+            {"gradient_accumulation_steps": 2},
+            *(
+                pytest.param(one, marks=pytest.mark.slow)
+                for one in ({}, {"gradient_checkpointing": True}, {"bf16": True})
+            ),
+        ],
+        ids=str,
     )
     @pytest.mark.parametrize("make", [plain_trainer, sft_trainer])
     def test_a_run_is_the_same_with_and_without(self, tmp_path: Path, make: Any, changes: dict) -> None:
@@ -141,7 +149,13 @@ class TestStop:
 class TestWithoutABaseBeneath:
     @pytest.mark.parametrize(
         "config",
-        [LORA, None, LoraConfig(r=4, target_modules="all-linear", init_lora_weights="pissa")],
+        [
+            pytest.param(LORA, marks=pytest.mark.slow),
+            None,
+            pytest.param(
+                LoraConfig(r=4, target_modules="all-linear", init_lora_weights="pissa"), marks=pytest.mark.slow
+            ),
+        ],
         ids=["lora", "full", "pissa"],
     )
     def test_a_resumed_run_is_compared_with_the_base(self, tmp_path: Path, config: Any) -> None:
