@@ -59,18 +59,26 @@ class Window:
         return self.total - (self._end - self._begin)
 
     def append(self, new: torch.Tensor, keep: int) -> None:
-        """Add places ``(batch, time, …)``, and keep the last ``keep`` at most."""
+        """Add places ``(batch, time, …)``, and keep the last ``keep`` at most.
+
+        A graph that is replayed writes over what it returned before (CUDA graphs), so a compiled step keeps nothing that
+        it makes: it writes into the buffer that it was given.
+        """
         length, buffer = new.shape[1], self._buffer
-        fits = length < keep and self._end + length <= buffer.shape[1] and len(new) == len(buffer)
-        if fits and new.dtype == buffer.dtype and _writable(buffer):
+        same = len(new) == len(buffer) and new.dtype == buffer.dtype
+        if same and length < keep and self._end + length <= buffer.shape[1] and _writable(buffer):
             buffer[:, self._end : self._end + length] = new
             self._end += length
         else:
             new = new[:, -keep:] if keep else new[:, :0]
             old = self.kept[:, max(0, self._end - self._begin - (keep - new.shape[1])) :]
-            spare = new.new_empty(new.shape[0], _SPARE, *new.shape[2:])
-            self._buffer = torch.cat([old, new, spare], dim=1)
-            self._begin, self._end = 0, old.shape[1] + new.shape[1]
+            places = old.shape[1] + new.shape[1]
+            if torch.compiler.is_compiling() and same and places <= buffer.shape[1]:
+                buffer[:, :places] = torch.cat([old, new], dim=1)
+            else:
+                spare = new.new_empty(new.shape[0], keep + _SPARE - places, *new.shape[2:])
+                self._buffer = torch.cat([old, new, spare], dim=1)
+            self._begin, self._end = 0, places
         self._begin = max(self._begin, self._end - keep)
         self.total += length
 
@@ -114,9 +122,9 @@ class Window:
 def _writable(buffer: torch.Tensor) -> bool:
     """Whether it can be written to: what was made in inference mode cannot outside of it.
 
-    A compiled graph cannot ask, and makes a new one.
+    A compiled graph cannot ask; PyTorch refuses by name where it does so all the same.
     """
-    return not torch.compiler.is_compiling() and (torch.is_inference_mode_enabled() or not buffer.is_inference())
+    return torch.compiler.is_compiling() or torch.is_inference_mode_enabled() or not buffer.is_inference()
 
 
 class EngramCacheLayer(host.bystander_layer()):  # type: ignore[misc]
