@@ -54,8 +54,7 @@ def to_file(
         if rows is not None and len(rows) * 2 < len(tensor):
             saved[key + _ROWS], saved[key + _VALUES] = rows, tensor[rows]
         else:
-            # A copy of what may be mapped from the very file that is going to be written.
-            saved[key] = tensor.clone() if rows is not None and config.tables_on == "cpu" else tensor
+            saved[key] = tensor
     plain = {without_adapter_name(key, adapter_name): tensor for key, tensor in saved.items()}
     index_key = next(key for key in saved if f"engram_index.{adapter_name}." in key)
     container = index_key.split(f"engram_index.{adapter_name}.")[0]
