@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Group = Literal["Learnt", "Broke", "Moved"]
-Verdict = Literal["better", "worse", "not shown", ""]
+Verdict = Literal["better", "worse", "not shown", "too few", ""]
+
+_RIGHT, _DECLINES = "Right calls", "Declines where no tool fits"
+_ENOUGH_QUESTIONS = 10
+"""Of fewer an interval says nothing, so none is judged."""
 
 HEADINGS = ("", "", "Base", "Model", "Change (95% interval)", "")
 
@@ -59,7 +63,7 @@ def _learnt(base: Measurement, model: Measurement) -> Iterator[ScoreLine]:
         )
     if base.calls is not None and model.calls is not None and model.calls.wanted_asked:
         asked = model.calls.wanted_asked
-        yield _share("Learnt", f"Right calls, of {asked}", base.calls.right, model.calls.right)
+        yield _share("Learnt", f"{_RIGHT}, of {asked}", base.calls.right, model.calls.right)
 
 
 def _broken(base: Measurement, model: Measurement) -> Iterator[ScoreLine]:
@@ -75,7 +79,7 @@ def _broken(base: Measurement, model: Measurement) -> Iterator[ScoreLine]:
             label, then = f"{one_set}, {prompt}", base.accuracy[one_set][prompt].acc_norm
             yield _share("Broke", label, then, accuracy.acc_norm, accuracy.delta_acc_norm)
     if base.calls is not None and model.calls is not None and model.calls.refrains is not None:
-        label = f"Declines where no tool fits, of {model.calls.unwanted_asked}"
+        label = f"{_DECLINES}, of {model.calls.unwanted_asked}"
         yield _share("Broke", label, base.calls.refrains or 0.0, model.calls.refrains)
 
 
@@ -84,6 +88,8 @@ def _share(group: Group, label: str, before: float, after: float, change: Differ
         return ScoreLine(group, label, f"{before:.1%}", f"{after:.1%}", points(after - before), "")
     told = f"{points(change.mean)} ({points(change.low)} to {points(change.high)})"
     verdict: Verdict = ("better" if change.mean > 0 else "worse") if change.shown else "not shown"
+    if change.questions < _ENOUGH_QUESTIONS:
+        verdict = "too few"
     return ScoreLine(group, label, f"{before:.1%}", f"{after:.1%}", told, verdict)
 
 
@@ -104,10 +110,11 @@ def in_words(base: Measurement, model: Measurement) -> str:
     if model.eval_loss_answer >= base.eval_loss_answer:
         said = [f"Nothing was learnt: loss on the answers is {model.eval_loss_answer:.3f}, the base's "
                 f"{base.eval_loss_answer:.3f}"]  # fmt: skip
-    said += [f"{line.label.lower()}: {line.base} before, {line.model} now" for line in lines if "Right" in line.label]
+    generated = [line for line in lines if line.label.startswith((_RIGHT, _DECLINES))]
+    said += [f"{line.label[0].lower()}{line.label[1:]}: {line.base} before, {line.model} now" for line in generated]
     worse = [f"{line.label} ({line.change})" for line in lines if line.verdict == "worse"]
     unshown = sum(line.verdict == "not shown" for line in lines)
-    judged = sum(line.verdict != "" for line in lines)
+    judged = sum(line.verdict in ("better", "worse", "not shown") for line in lines)
     better = [f"{line.label} ({line.change})" for line in lines if line.verdict == "better"]
     sentences = ["; ".join(said) + "."]
     if worse:
