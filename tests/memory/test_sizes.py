@@ -61,7 +61,7 @@ def test_as_many_ngrams_share_a_row_as_expected(rows: int) -> None:
     sizes = torch.tensor([head_sizes([1], [rows], 1)[1][0]])
     shared = 0.0
     for seed in range(8):
-        found = hashed_rows(ngrams, hash_multipliers(1, 2, 5000, seed), sizes).flatten()
+        found = hashed_rows(ngrams, hash_multipliers(1, 2, 5000, seed), sizes, int(sizes.max())).flatten()
         shared += (torch.bincount(found)[found] > 1).float().mean().item() / 8
     assert expected_sharing(ngrams.shape[1], int(sizes[0, 0])) == pytest.approx(shared, abs=0.02)
 
@@ -72,7 +72,7 @@ def test_an_ngram_is_alone_where_any_head_tells_it_apart() -> None:
     sizes = torch.tensor(head_sizes([1, 2], [700], 4)[1])
     one, every = 0.0, 0.0
     for seed in range(8):
-        found = hashed_rows(ngrams, hash_multipliers(1, 2, 5000, seed), sizes)[0]
+        found = hashed_rows(ngrams, hash_multipliers(1, 2, 5000, seed), sizes, int(sizes.max()))[0]
         shared = torch.bincount(found.flatten())[found] > 1
         one, every = one + shared.float().mean().item() / 8, every + shared.all(-1).float().mean().item() / 8
     ((said_one, said_every),) = sharing_of_hashed(config, [ngrams.shape[1]])
