@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tests.memory.tiny import tiny_config
-from tinyengram.memory.base import pad_token_of, refuse_bare_offload, weights_digest
+from tinyengram.memory.base import describe_base, pad_token_of, refuse_bare_offload, weights_digest
 
 
 def seven_blocks() -> nn.ModuleList:
@@ -36,12 +36,25 @@ def test_matrices_of_the_first_middle_and_last_block_name_a_base(kind: int) -> N
     assert seen == [True, False, False, True, False, False, True]
 
 
-@pytest.mark.parametrize("at", [0, 1599])
-def test_the_ends_of_a_large_matrix_are_looked_at(at: int) -> None:
-    blocks = seven_blocks()
-    with torch.no_grad():
-        blocks[6][0].weight.view(-1)[at] += 1
-    assert digest_of(blocks) != digest_of(seven_blocks())
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 512), (40, 40)])
+def test_the_ends_of_a_matrix_of_any_size_are_looked_at(shape: tuple[int, int]) -> None:
+    digests = set()
+    for at in (None, 0, -1):
+        blocks = seven_blocks()
+        blocks[6][0].weight = nn.Parameter(torch.zeros(shape))
+        if at is not None:
+            blocks[6][0].weight.detach().view(-1)[at] = 1
+        digests.add(digest_of(blocks))
+    assert len(digests) == (3 if shape != (1, 1) else 2)
+
+
+def test_a_base_that_does_not_state_its_width_has_that_of_its_embedding() -> None:
+    config = SimpleNamespace(model_type="own")
+    model = SimpleNamespace(config=config, get_input_embeddings=lambda: nn.Embedding(5, 2))
+    said = describe_base(model, seven_blocks())
+    assert (said["vocab_size"], said["hidden_size"], said["num_hidden_layers"]) == (5, 2, 7)
+    config.hidden_size = 3
+    assert describe_base(model, seven_blocks())["hidden_size"] == 3
 
 
 def test_vectors_do_not_name_a_base_and_shapes_do() -> None:

@@ -57,6 +57,26 @@ def test_a_window_is_the_end_of_its_timeline(
     assert torch.equal(moved.kept, wanted[:, first:])
 
 
+def test_a_window_of_single_steps_is_moved_without_loss() -> None:
+    window, whole = Window.empty(torch.zeros(3, 0, 1)), torch.arange(600.0).view(3, 200, 1)
+    for end in range(1, 201):
+        window.append(whole[:, end - 1 : end], 5)
+        assert torch.equal(window.kept, whole[:, max(0, end - 5) : end])
+
+
+def test_rows_are_plain_until_places_are_empty_before_them() -> None:
+    entry, chunk = EngramCacheLayer(), some_ids(2, 5)
+    entry.extend(chunk, None, None, reach=6)
+    assert entry.plain
+    assert entry.texts.tolist() == [[1] * 5] * 2
+    assert entry.positions.tolist() == [[0, 1, 2, 3, 4]] * 2
+    entry.shift([0, 1], [2, 0])
+    assert not entry.plain
+    assert entry.texts.tolist() == [[0, 0, 1, 1, 1], [1] * 5]
+    entry.reset()
+    assert entry.plain
+
+
 def test_older_crops_name_the_length_to_keep() -> None:
     entry = EngramCacheLayer()
     chunk = some_ids(1, 300)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -124,3 +126,18 @@ def test_the_defaults_are_what_the_manual_and_saved_adapters_rely_on() -> None:
     assert config.check_base
     assert config.check_tensors
     assert config.pad_token_id is None
+
+
+def test_options_of_our_own_are_those_that_a_file_holds_and_peft_does_not_know() -> None:
+    names = EngramConfig.own_options()
+    assert names == sorted(names)
+    assert {"layer_ids", "kernel_size", "fingerprint", "ngrams"} <= set(names)
+    assert not {"peft_type", "task_type", "check_base", "check_tensors", "tables_on"} & set(names)
+
+
+def test_saving_writes_the_fingerprint_of_now_and_leaves_the_options_as_they_were(tmp_path: Path) -> None:
+    config = tiny_config(fingerprint={"base": "old"})
+    config.current_fingerprint = {"base": "new"}
+    config.save_pretrained(tmp_path)
+    assert config.fingerprint == {"base": "old"}
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["fingerprint"] == {"base": "new"}
