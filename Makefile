@@ -11,7 +11,7 @@ PEER := .venv-peer
 INSTALLED := $(VENV)/.installed
 LOCKED := $(if $(LOCK),--constraint $(LOCK))
 
-.PHONY: compare test test-all lint format bench lock matrix clean
+.PHONY: compare test test-all test-device lint format bench bench-device lock matrix clean
 
 compare: $(INSTALLED)
 	$(BIN)/tinyengram compare $(STUDY)
@@ -35,6 +35,16 @@ bench: $(INSTALLED) $(PEER)/.installed
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/scoring.py
 	$(PEER)/bin/python benchmarks/harness.py --sample 10
+
+# On whatever accelerator is there, with nothing installed by us: any Python that has torch, transformers, PEFT and
+# pytest will do (docs/devices.md). `make bench-device BENCH="--out FILE"` writes the table.
+DEVICE_PYTHON ?= $(or $(wildcard $(BIN)/python),$(PYTHON))
+test-device:
+	PYTHONPATH=src "$(DEVICE_PYTHON)" -m pytest -m device -rs tests/device
+
+BENCH ?=
+bench-device:
+	PYTHONPATH=src "$(DEVICE_PYTHON)" benchmarks/device.py $(BENCH)
 
 # The newest versions that pyproject.toml allows, written down; run `make matrix` before committing them.
 lock:

@@ -183,7 +183,7 @@ class EngramModel(BaseTuner):
                     "disable_adapter() to run the base."
                 )
             return
-        # Rows are found where their index lies: on the host where the base is offloaded, and accelerate moves ids later.
+        # Rows are found where their index lies: on the host if the base is offloaded; accelerate moves ids later.
         places = [cast(EngramIndex, index).pad.device for index in self.engram_index.values()]
         place = places[0] if places else ids.device
         if ids.device != place and place.type != "meta":
