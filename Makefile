@@ -12,7 +12,7 @@ PEFT := .venv-peft
 INSTALLED := $(VENV)/.installed
 LOCKED := $(if $(LOCK),--constraint $(LOCK))
 
-.PHONY: compare test test-all lint format bench peft-suite methods mutants lock matrix clean
+.PHONY: compare test test-all test-device lint format bench bench-device peft-suite methods mutants lock matrix clean
 
 compare: $(INSTALLED)
 	$(BIN)/tinyengram compare $(STUDY)
@@ -48,6 +48,16 @@ methods: $(INSTALLED)
 # Is every small change to the memory's code noticed by its tests? FILES="ngrams.py ..." and SAMPLE=n SEED=n restrict it.
 mutants: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/mutants.py $(FILES) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED))
+
+# On whatever accelerator is there, with nothing installed by us: any Python that has torch, transformers, PEFT and
+# pytest will do (docs/devices.md). `make bench-device BENCH="--out FILE"` writes the table.
+DEVICE_PYTHON ?= $(or $(wildcard $(BIN)/python),$(PYTHON))
+test-device:
+	PYTHONPATH=src "$(DEVICE_PYTHON)" -m pytest -m device -rs tests/device
+
+BENCH ?=
+bench-device:
+	PYTHONPATH=src "$(DEVICE_PYTHON)" benchmarks/device.py $(BENCH)
 
 # The newest versions that pyproject.toml allows, written down; run `make matrix` before committing them.
 lock:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate.utils import DistributedType
-from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTuner
 from torch import distributed
 from transformers import (
@@ -284,9 +284,3 @@ class TestTheBaseBeneath:
         with host.adapters_off(model):
             pass
         assert [parameter.requires_grad for parameter in model.parameters()] == before
-
-    def test_virtual_tokens_are_known(self) -> None:
-        prompts = PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")
-        assert host.has_virtual_tokens(get_peft_model(tiny_model(), prompts))
-        assert not host.has_virtual_tokens(get_peft_model(tiny_model(), LoraConfig(target_modules="all-linear")))
-        assert not host.has_virtual_tokens(tiny_model())

@@ -246,11 +246,6 @@ def base_is_below(model: Any) -> bool:
     return True
 
 
-def has_virtual_tokens(model: Any) -> bool:
-    """Whether a model is a PEFT model that puts tokens of its own before every text (prompt and prefix tuning)."""
-    return hasattr(model, "disable_adapter") and bool(model.active_peft_config.is_prompt_learning)
-
-
 @contextmanager
 def adapters_off(model: Any) -> Iterator[None]:
     """The base beneath a PEFT model; afterwards what was trainable before is, and nothing else.

@@ -71,9 +71,7 @@ def tensors_of(model: Any) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", MEMORIES)
-def test_a_round_trip_between_device_and_cpu(
-    device: torch.device, ids: torch.Tensor, kind: str, tmp_path: Path
-) -> None:
+def test_a_round_trip_by_way_of_the_cpu(device: torch.device, ids: torch.Tensor, kind: str, tmp_path: Path) -> None:
     model = memory_of(kind).to(device)
     model.save_pretrained(tmp_path / "from_device")
     memory_of(kind).save_pretrained(tmp_path / "from_cpu")

@@ -61,8 +61,8 @@ class Window:
     def append(self, new: torch.Tensor, keep: int) -> None:
         """Add places ``(batch, time, …)``, and keep the last ``keep`` at most.
 
-        A graph that is replayed writes over what it returned before (CUDA graphs), so a compiled step keeps nothing that
-        it makes: it writes into the buffer that it was given.
+        A graph that is replayed writes over what it returned before (CUDA graphs), so a compiled step keeps nothing
+        that it makes: it writes into the buffer that it was given.
         """
         length, buffer = new.shape[1], self._buffer
         same = len(new) == len(buffer) and new.dtype == buffer.dtype

@@ -29,6 +29,7 @@ from tinyengram.scoring.recorded import RecordedText, drift_from, record_predict
 from tinyengram.scoring.truthfulqa import TruthfulQAScores, score_truthfulqa, shift_by_question
 from tinyengram.tasks.general_text import load_texts
 from tinyengram.tasks.questions import TruthfulQuestion, load_truthfulqa
+from tinyengram.virtual_tokens import count_virtual_tokens
 from tinyengram.watching.kept import KeptAdapter
 
 BASE_FILE = "forgetting_base.safetensors"
@@ -134,7 +135,7 @@ class ForgettingCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Learn what the base says."""
         _refuse_sharded(model, self._trainer)
-        if self._questions and host.has_virtual_tokens(model):
+        if self._questions and count_virtual_tokens(model):
             raise TinyEngramError(
                 f"{model.active_peft_config.peft_type.value} puts virtual tokens before every text, so choices cannot "
                 "be scored on a beginning that they share: give questions=(), and the divergence alone is measured."
@@ -147,7 +148,7 @@ class ForgettingCallback(TrainerCallback):
         below = host.base_is_below(model)
         if below or fresh:
             with _undisturbed(model), host.adapters_off(model) if below else nullcontext():
-                self._base = self._ask_base(model, record=not below or host.has_virtual_tokens(model))
+                self._base = self._ask_base(model, record=not below or count_virtual_tokens(model) > 0)
             if not below and state.is_world_process_zero:
                 write_atomically(file, _written(self._base, self._asked()))
         else:
