@@ -21,6 +21,9 @@ def evaluate(
     ] = None,
     template: Annotated[str, typer.Option(help="tokenizer (its own chat template) or chatml.")] = "tokenizer",
     max_length: Annotated[int, typer.Option(min=2, help="In tokens; longer turns are left out.")] = 1024,
+    eval_fraction: Annotated[
+        float | None, typer.Option(help="Share that is held out; default: one in five, of many one in a hundred.")
+    ] = None,
     eval_limit: Annotated[int, typer.Option(min=1, help="Most held-out texts that are read for the loss.")] = 40,
     questions: Annotated[
         int, typer.Option(min=2, help="Of TruthfulQA and of ARC-Easy each; a fifth as many calls and refusals.")
@@ -44,7 +47,13 @@ def evaluate(
     folder = out or Path("runs") / f"evaluate-{Path(model).resolve().name}"
     spec = checked(
         DataSpec,
-        {"name": data or "bfcl", "template": template, "max_length": max_length, "eval_limit": eval_limit},
+        {
+            "name": data or "bfcl",
+            "template": template,
+            "max_length": max_length,
+            "eval_fraction": eval_fraction,
+            "eval_limit": eval_limit,
+        },
     )
     with interruptible("Interrupted. Run the same command to continue."), Live(Console(stderr=True)) as live:
         found = run(model, base=base, data=spec, questions=questions, out=folder, on_event=live.show)

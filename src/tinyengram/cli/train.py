@@ -23,6 +23,9 @@ def train(
     template: Annotated[str, typer.Option(help="tokenizer (its own chat template) or chatml.")] = "tokenizer",
     max_length: Annotated[int, typer.Option(min=2, help="In tokens; longer turns are left out.")] = 2048,
     max_bad_rows: Annotated[int, typer.Option(min=0, help="Malformed rows that are put up with.")] = 0,
+    eval_fraction: Annotated[
+        float | None, typer.Option(help="Share that is held out; default: one in five, of many one in a hundred.")
+    ] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Default: three epochs, 24 to 300 steps.")] = None,
     epochs: Annotated[float | None, typer.Option(help="In place of --max-steps.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Texts a step.")] = 4,
@@ -58,6 +61,7 @@ def train(
             "template": template,
             "max_length": max_length,
             "max_bad_rows": max_bad_rows,
+            "eval_fraction": eval_fraction,
         },
     )
     said = {"max_steps": max_steps, "epochs": epochs, "learning_rate": learning_rate}
