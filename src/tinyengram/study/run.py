@@ -55,6 +55,7 @@ def run_study(study: Study, out: Path, on_event: Callable[[Event], None] = lambd
 
 def _run(study: Study, out: Path, on_event: Callable[[Event], None]) -> Results:
     from tinyengram.report.page import render_page
+    from tinyengram.report.runs import Run
 
     clock = Clock(out / "seconds.json")
     on_event(PhaseEvent("Preparing base, data and questions"))
@@ -88,7 +89,7 @@ def _run(study: Study, out: Path, on_event: Callable[[Event], None]) -> Results:
     )
     results.finding = describe_finding(results)
     write_atomically(out / "results.json", results.model_dump_json(indent=2))
-    write_atomically(out / "report.html", render_page(results))
+    write_atomically(out / "report.html", render_page([Run(out, results)]))
     return results
 
 
