@@ -113,12 +113,12 @@ def all_tables(results: Results) -> list[FurtherTable]:
         if len(results.study.seeds) == 1
         else f"; {results.data.questions_asked} questions, means over seeds"
     )
+    loss = "whole text" if results.study.loss_on == "whole" else "answer"
     caption = (
         f"{results.data.question_label}. Eval losses in nats per token on {results.data.eval_examples} held-out "
         f"examples. ΔMC2 against the base in percentage points{spread}. Asked in the probe's own plain prompt, and in "
-        "the training data's chat template. Shift: mean absolute change of a choice's log-likelihood. Rows of a matched "
-        f"pair are at equal eval loss ({'whole text' if results.study.loss_on == 'whole' else 'answer'}), the arm never above "
-        f"{results.study.reference}."
+        "the training data's chat template. Shift: mean absolute change of a choice's log-likelihood. Rows of a "
+        f"matched pair are at equal eval loss ({loss}), the arm never above {results.study.reference}."
     )
     return [*further_tables(results), FurtherTable("Every checkpoint", caption, headings(results), table_rows(results))]
 
