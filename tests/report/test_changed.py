@@ -86,13 +86,18 @@ def test_the_page_says_it_in_words_without_a_script(two: list[Respondent]) -> No
 
 def test_of_each_set_and_prompt_the_same_number_is_shown_and_the_rest_is_counted(tmp_path: Path) -> None:
     draw = random.Random(0)
-    keys, files = [("truthfulqa", "plain"), ("truthfulqa", "chat"), ("arc-easy", "plain")], {}
+    keys, files, moved = [("truthfulqa", "plain"), ("truthfulqa", "chat"), ("arc-easy", "plain")], {}, {}
     for at, key in enumerate(keys):
         asked = [question(number, ["yes", "no"], [True, False]) for number in range(50)]
         rows = {name: [[draw.gauss(0, at + 1), 0.0] for _ in asked] for name in ("base", "lora")}
         files[key] = answered(tmp_path, f"{key[0]}-{at}", asked, rows)
+        base, lora = ([1 / (1 + math.exp(-first)) for first, _ in rows[name]] for name in ("base", "lora"))
+        moved[key] = sorted((abs(one - other) for one, other in zip(base, lora, strict=True)), reverse=True)
     found = changed_answers(columns(tmp_path, files))
     assert [group.shown for group in found.groups] == [20, 20, 20]
+    for key, expected in moved.items():
+        of_group = [card.most for card in found.cards if (card.set_name, card.prompt) == key]
+        assert of_group == pytest.approx(expected[:20])
     assert [card.most for card in found.cards] == sorted((card.most for card in found.cards), reverse=True)
     assert "60 of 150 shown: of each set and prompt the 20 that moved most. All of them lie in scores/" in rendered(
         "answers", found
