@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from tinyengram.report.changed import changed_answers
 from tinyengram.report.columns import Column
 from tinyengram.report.figures import Figure, figures
 from tinyengram.report.palette import palette_css
 from tinyengram.report.plain import scorecard_markdown
+from tinyengram.report.respondents import respondent
 from tinyengram.report.runs import Run, joined_columns
 from tinyengram.report.scorecard import Scorecard, scorecard
+from tinyengram.report.sides import calls_by_side
 from tinyengram.report.svg import symbol
 from tinyengram.report.table import FurtherTable, all_tables
 from tinyengram.report.telling import headline, in_words
@@ -62,6 +65,7 @@ def render_page(runs: Sequence[Run]) -> str:
     columns, by_arm = joined_columns(runs)
     card = scorecard(columns)
     title, lead, sentences = _opening(runs, card)
+    respondents = [respondent(column.name, column.rows[0], column.folder) for column in columns if column.rows]
     environment = _environment()
     return environment.get_template("page.html").render(
         card=card,
@@ -70,11 +74,12 @@ def render_page(runs: Sequence[Run]) -> str:
         lead=lead,
         sentences=sentences,
         anchors=_anchors([column.name for column in card.columns]),
-        answers=None,
-        calls=None,
+        answers=changed_answers(respondents),
+        calls=calls_by_side(respondents),
+        styles={column.name: column.style for column in columns if column.style is not None},
         markdown="\n\n".join([f"**{title}** {' · '.join(lead)}", *sentences, scorecard_markdown(card)]),
-        css=Markup("".join([palette_css(), _text("page.css")])),
-        script=Markup(_text("page.js")),
+        css=Markup("".join([palette_css(), _text("page.css"), _text("sections.css")])),
+        script=Markup("".join([_text("page.js"), _text("sections.js")])),
     )
 
 

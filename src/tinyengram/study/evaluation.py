@@ -114,8 +114,8 @@ def evaluate(
         base: What it was trained on; an adapter names its own.
         data: Chats whose held-out part shows what was learnt; none: the embedded BFCL calls.
         questions: See :func:`probes_for`.
-        out: Folder for scores, ``evaluation.json`` and ``report.html``; none: ``runs/evaluate-<model>``. The same
-            call continues what was cut off.
+        out: Folder for scores, what was asked, ``evaluation.json`` and ``report.html``; none:
+            ``runs/evaluate-<model>``. The same call continues what was cut off.
         on_event: Told how it is going.
 
     Returns:

@@ -1,8 +1,9 @@
 """Run a study: check everything, train what is missing, match, score, and write down what was found.
 
 The run folder holds ``plan.yaml``, ``inputs.json`` (checksums), ``provenance.json``, ``jobs/<digest>/`` (``job.json``,
-``trajectory.json`` and the checkpoints of one training run), ``scores/``, ``results.json`` and ``report.html``. Each
-file is written whole or not at all, so the same command continues after any interruption.
+``trajectory.json`` and the checkpoints of one training run), ``scores/``, ``asked/`` (what the scores answer),
+``results.json`` and ``report.html``. Each file is written whole or not at all, so the same command continues after any
+interruption.
 """
 
 from __future__ import annotations
