@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from markupsafe import Markup
 
@@ -116,7 +117,8 @@ def retention_figure(results: Results, columns: Mapping[str, Column], prompt: Pr
         drawing.text(left + 4, y(base) - 5, "base", css_class="note", anchor="start")
         reached = [(loss_of(results, row), row.retention[prompt].mc2) for row in rows.values()]
         edge = sorted(reached[index] for index in unbeaten(reached))
-        drawing.path([(x(loss), y(mc2)) for loss, mc2 in edge], "edge")
+        steps = [edge[:1], *([(loss, kept), (loss, mc2)] for (_, kept), (loss, mc2) in pairwise(edge))]
+        drawing.path([(x(loss), y(mc2)) for step in steps for loss, mc2 in step], "edge")
         for comparison in results.comparisons:
             for ours, theirs in zip(*matched_rows(results, comparison), strict=True):
                 ends = [(x(loss_of(results, row)), y(row.retention[prompt].mc2)) for row in (ours, theirs)]

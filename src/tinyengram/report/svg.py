@@ -76,7 +76,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
             break
     else:
         ticks = ticks[:: math.ceil(len(ticks) / _TICKS)]
-    return ticks
+    return ticks if len(ticks) > 2 or high > 10 * low else _linear_ticks(low, high)
 
 
 def tick_text(value: float) -> str:
