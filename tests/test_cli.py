@@ -117,8 +117,7 @@ class TestFinished:
 
     def test_the_page_works_alone_and_names_the_set(self, finished: Path) -> None:
         page = (finished / "report.html").read_text()
-        without_plotly = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
-        assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", without_plotly)
+        assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//|url\(|@import""", page)
         results = Results.model_validate_json((finished / "results.json").read_text())
         assert escape(results.data.question_label) in page
         for row in results.measurements:
@@ -134,10 +133,30 @@ class TestFinished:
         assert "Training" not in run.stderr
         assert {path: path.stat().st_mtime_ns for path in before} == before
 
-    def test_the_report_is_made_anew_from_results(self, finished: Path, cache: Path, tmp_path: Path) -> None:
-        shutil.copy(finished / "results.json", tmp_path)
-        assert tinyengram("report", tmp_path, cache=cache).returncode == 0
-        assert (tmp_path / "report.html").read_text() == (finished / "report.html").read_text()
+    def test_the_report_is_made_anew_from_the_run_folder(self, finished: Path, cache: Path, tmp_path: Path) -> None:
+        run = shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("report.html", "jobs"))
+        assert tinyengram("report", run, cache=cache).returncode == 0
+        assert (run / "report.html").read_text() == (finished / "report.html").read_text()
+
+    def test_runs_are_joined_on_a_page_of_a_name_of_its_own(
+        self, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        other = shutil.copytree(finished, tmp_path / "other", ignore=shutil.ignore_patterns("jobs"))
+
+        def report(*arguments: object) -> str:
+            monkeypatch.setattr(sys, "argv", ["tinyengram", "report", *map(str, arguments)])
+            with pytest.raises(SystemExit) as stopped:
+                main()
+            printed = capsys.readouterr()
+            assert stopped.value.code == (2 if printed.err else 0)
+            return printed.out + printed.err
+
+        assert "name it by --out" in report(finished, other)
+        assert "named twice" in report(finished, finished, "--out", tmp_path / "page.html")
+        assert "names a folder" in report(finished, other, "--out", tmp_path)
+        assert "Report: " in report(finished, other, "--out", tmp_path / "page.html")
+        page = (tmp_path / "page.html").read_text()
+        assert all(f"{arm} (smoke, {at})" in page for arm in ("lora", "engram") for at in (1, 2))
 
 
 def numbers(out: Path) -> list:

@@ -75,8 +75,8 @@ def test_the_account_adds_up(file: Path, cache: Path) -> None:
     assert account["learnt"]["calls"] == 2
     reasons = {(one["what"], one["reason"], one["first"]) for one in account["left_out"]}
     assert reasons == {
-        ("rows", "no assistant turn", f"{file}:3"),
-        ("turns", "longer than max_length=1900 tokens", f"{file}:4"),
+        ("rows", "no assistant turn", f"{file.name}:3"),
+        ("turns", "longer than max_length=1900 tokens", f"{file.name}:4"),
     }
     assert "as text (Hermes)" in account["rendering"]
 
@@ -87,7 +87,7 @@ def count(account: dict, what: str) -> int:
 
 def test_what_is_learnt_is_marked_as_the_model_will_see_it(file: Path, cache: Path) -> None:
     shown = run(file, "--base", "tiny-random-llama", "--show", 1, cache=cache).stdout
-    assert f"example 1: {file}:1" in " ".join(shown.split())
+    assert f"example 1: {file.name}:1" in " ".join(shown.split())
     assert '⟦<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}' in shown
     assert "⟦Rome is sunny, [red]Oslo[/red] wet.<|im_end|>⟧" in shown
     assert "⟦sunny" not in shown

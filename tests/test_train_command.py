@@ -51,10 +51,10 @@ class TestTrained:
         results = Results.model_validate_json((out / "run" / "results.json").read_text())
         base, model = results.measurements
         card = (out / "README.md").read_text()
-        for figure in (f"{model.eval_loss_answer:.4f}", f"{base.eval_loss_answer:.4f}", "library_name: peft"):
+        for figure in (f"{model.eval_loss_answer:.3f}", f"{base.eval_loss_answer:.3f}", "library_name: peft"):
             assert figure in card
         assert model.drift is not None
-        assert f"{model.drift.kl:.4f}" in card
+        assert f"| {model.drift.kl:.2g} |" in card
         loaded = PeftModel.from_pretrained(load_base("tiny-random-llama").model, str(out))
         assert type(loaded.active_peft_config).__name__ == "EngramConfig"
 

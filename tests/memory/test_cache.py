@@ -133,3 +133,8 @@ def test_a_convolution_read_zeros_while_it_was_switched_off(pause: int) -> None:
     assert step(1, one) == [*before[1:], 1]
     entry = shifted
     assert step(1, one) == ([6.0, 7.0, 8.0, 9.0, 0, 0] if pause == 3 else before)
+
+
+def test_an_entry_that_read_nothing_has_no_places() -> None:
+    entry = EngramCacheLayer()
+    assert entry.tokens.shape == entry.texts.shape == entry.positions.shape == (0, 0)

@@ -141,3 +141,9 @@ def test_saving_writes_the_fingerprint_of_now_and_leaves_the_options_as_they_wer
     config.save_pretrained(tmp_path)
     assert config.fingerprint == {"base": "old"}
     assert json.loads((tmp_path / "adapter_config.json").read_text())["fingerprint"] == {"base": "new"}
+
+
+def test_layers_and_sizes_given_as_ranges_or_tuples_are_what_a_file_can_hold() -> None:
+    config = tiny_config(layer_ids=range(1, 3), engram_vocab_size=(60, 30))
+    assert json.loads(json.dumps(config.to_dict()["layer_ids"])) == [1, 2]
+    assert (config.layer_ids, config.engram_vocab_size) == ([1, 2], [60, 30])

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.memory.tiny import tiny_config
+from tinyengram.memory import index
 from tinyengram.memory.controls import ShuffledIndex, SingleRowIndex, make_index
 
 HASHED = [
@@ -42,3 +43,9 @@ def test_of_an_exact_memory(n_known: int) -> None:
     found = shuffled.other_rows(rows, sizes)
     assert torch.equal(found == n_known, rows == n_known)
     assert len(torch.stack([rows.flatten(), found.flatten()]).unique(dim=1).T) == len(rows.unique())
+
+
+def test_canonical_ids_are_counted_from_the_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    mapped = torch.tensor([0, 1, 1, 2], dtype=torch.int32)
+    monkeypatch.setattr(index, "_vocabulary_map", lambda *_: (mapped, "digest"))
+    assert make_index(tiny_config(tokenizer_name_or_path="some"), 4, 0).compressed_vocab_size == 3

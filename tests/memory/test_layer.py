@@ -109,3 +109,8 @@ def test_it_is_the_papers_equations(options: dict, known: float, packed: bool, s
             torch.testing.assert_close(found, wanted, atol=tolerance, rtol=tolerance)
             trained = in_chunks(memory, hidden, rows, texts if packed else None, sizes)
             torch.testing.assert_close(trained.detach(), wanted, atol=tolerance, rtol=tolerance)
+
+
+def test_a_memory_to_be_loaded_is_as_wide_as_the_orders_in_its_file() -> None:
+    config = tiny_config(memory="exact", fingerprint={"ngram_orders": [3]}, max_ngram_size=4, n_embed_per_ngram=16)
+    assert EngramMemory(config, WIDTH, N_ROWS).key_proj.in_features == 16

@@ -19,6 +19,7 @@ from tinyengram.memory.ngrams import (
     hash_multipliers,
     hashed_rows,
     head_sizes,
+    ngram_keys,
 )
 
 LAYERS, ORDERS, HEADS, SEED = [1, 4], [500, 100, 100], 16, 7
@@ -215,3 +216,7 @@ def test_collecting_reads_two_million_tokens_a_second() -> None:
     begun = time.perf_counter()
     collect_ngrams(texts, masks, orders=(2, 3, 4))
     assert 400_000 / (time.perf_counter() - begun) > 2e6 / 4, "far below the promised speed, even on a busy machine"
+
+
+def test_keys_are_those_by_which_saved_adapters_find_their_ngrams() -> None:
+    assert ngram_keys(torch.tensor([[6, 5, -1], [7, 6, 5]])).tolist() == [6018027440424182925, 2175506376053267040]

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from peft import PeftModel, get_peft_model
 
-from tests.memory.tiny import logits_of, some_ids, tiny_config, tiny_model
+from tests.memory.tiny import logits_of, some_ids, tiny_config, tiny_model, trained_memory
+from tinyengram.memory.layer import EngramLayer
 
 HEAD = {"modules_to_save": ["lm_head"]}
 
@@ -64,3 +66,16 @@ def test_two_of_one_module_cannot_be_active_together() -> None:
     model.add_adapter("other", tiny_config(**HEAD))
     with pytest.raises(ValueError, match="Only one adapter can be set at a time"):
         model.base_model.set_adapter(["default", "other"])
+
+
+def test_a_layer_set_to_an_adapter_goes_on_learning() -> None:
+    model = trained_memory()
+    layer = next(module for module in model.modules() if isinstance(module, EngramLayer))
+    layer.set_adapter("default")
+    assert all(parameter.requires_grad for parameter in layer.engram_memory.parameters())
+
+
+def test_a_memory_has_the_type_of_its_base() -> None:
+    model = get_peft_model(tiny_model().to(torch.bfloat16), tiny_config(), autocast_adapter_dtype=False)
+    kinds = {parameter.dtype for name, parameter in model.named_parameters() if "engram_" in name}
+    assert kinds == {torch.bfloat16}

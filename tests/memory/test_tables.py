@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.memory.tiny import logits_of, some_ids, tiny_config, tiny_model, trai
 from tinyengram import EngramConfig, collect_ngrams
 from tinyengram.memory.layer import EngramMemory
 from tinyengram.memory.reading import Reading
+from tinyengram.memory.tables import zeros
 
 IDS = some_ids()
 MEMORIES: dict[str, dict[str, Any]] = {
@@ -133,3 +135,12 @@ def test_loaded_for_training_they_are_a_copy(tmp_path: Path) -> None:
 def test_another_place_is_refused() -> None:
     with pytest.raises(ValueError, match=r"tables_on='disk' is unknown; choose one of device, cpu"):
         tiny_config(tables_on="disk")
+
+
+def test_zeros_where_the_system_has_no_fresh_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch.device("meta"):
+        assert zeros(3, 2).device.type == "meta"
+    monkeypatch.delattr(mmap, "MAP_PRIVATE")
+    found = zeros(3, 2, dtype=torch.bfloat16)
+    assert (found.shape, found.dtype, found.device.type) == ((3, 2), torch.bfloat16, "cpu")
+    assert not found.any()

@@ -2,103 +2,35 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from markupsafe import escape
 
-from tests.study.test_matching import trajectory
-from tinyengram.hardware import Hardware
-from tinyengram.report.figures import difference_figure, loss_figure, retention_figure, shift_figure
+from tests.report.samples import LABEL, difference, measurement
+from tinyengram.report.columns import Column, study_columns
+from tinyengram.report.figures import Figure, loss_figure, retention_figure
+from tinyengram.report.forests import difference_figure, shift_figure
 from tinyengram.report.page import render_page
+from tinyengram.report.runs import Run
 from tinyengram.report.table import further_tables, table_rows
-from tinyengram.sources.provenance import Provenance
 from tinyengram.study.finding import describe_finding, stopped_losses
-from tinyengram.study.plan import load_study
-from tinyengram.study.results import Comparison, DataAccount, Measurement, Results, Retention, RunProvenance, TextDrift
-from tinyengram.study.statistics import Difference
-
-LABEL = "TruthfulQA's embedded subset of 481"
+from tinyengram.study.results import Comparison, Results, TextDrift
 
 
-def difference(mean: float, low: float, high: float) -> Difference:
-    return Difference(mean=mean, low=low, high=high, p_value=None, detectable=0.04, questions=100, seeds=1)
+def page_of(results: Results) -> str:
+    return render_page([Run(Path("run"), results)])
 
 
-def measurement(arm: str, role: str, step: int, loss: float, delta: Difference | None, **more) -> Measurement:
-    return Measurement(
-        arm=arm,
-        role=role,  # type: ignore[arg-type]
-        seed=None if arm == "base" else 0,
-        step=step,
-        eval_loss_whole=9.0,
-        eval_loss_answer=loss,
-        retention={
-            prompt: Retention(
-                mc1=0.25,
-                mc2=0.4 + (delta.mean if delta else 0),
-                margin=1.0,
-                shift=None if delta is None else shift,
-                delta_mc1=delta,
-                delta_mc2=delta,
-                scores_file="scores/x.json",
-            )
-            for prompt, shift in (("plain", 1.25), ("chat", 4.5))
-        },
-        **more,
-    )
+def columns_of(results: Results) -> dict[str, Column]:
+    return {column.name: column for column in study_columns(results, Path("run"))}
 
 
-@pytest.fixture
-def results() -> Results:
-    """A study in which Engram kept more than LoRA at matched loss."""
-    study = load_study("quick").model_copy(update={"description": "<script>alert('x')</script>"})
-    study.truthfulqa = study.truthfulqa.model_copy(update={"prompts": ("plain", "chat")})
-    study.arms = {name: study.arms[name] for name in ("lora", "engram")}
-    asset = Provenance(name="asset & co", kind="embedded", revision="asset==1", sha256="f" * 64)
-    lost = difference(-0.05, -0.08, -0.02)
-    return Results(
-        study=study,
-        provenance=RunProvenance(
-            versions={"torch": "2"},
-            hardware=Hardware(processor="A CPU", cores=2, memory_gib=24, accelerators=[], platform="Linux"),
-            threads=2,
-            commit=None,
-            base=asset,
-            created="2026-01-01T00:00:00+00:00",
-        ),
-        data=DataAccount(
-            train_examples=195,
-            eval_examples=16,
-            too_long=7,
-            skipped=[],
-            dropped={"<b>reason</b>": 3},
-            train_tokens=1000,
-            data=asset,
-            questions=asset,
-            question_label=LABEL,
-            questions_asked=100,
-            questions_dropped={},
-        ),
-        trajectories=[trajectory("lora", [2, 1, 0.5]), trajectory("engram", [2, 0.9, 0.6])],
-        measurements=[
-            measurement("base", "base", 0, 2.0, None),
-            measurement("lora", "matched reference", 10, 1.0, lost, matched_with="engram"),
-            measurement("engram", "matched", 10, 0.9, difference(0.01, -0.01, 0.03)),
-            measurement("lora", "last", 20, 0.5, lost),
-        ],
-        comparisons=[
-            Comparison(
-                arm="engram",
-                reference="lora",
-                reached=[0],
-                missed=[],
-                mc1={"plain": difference(0, -0.1, 0.1), "chat": difference(0, -0.1, 0.1)},
-                mc2={"plain": difference(0.06, 0.02, 0.1), "chat": difference(-0.06, -0.1, -0.02)},
-                shift={"plain": difference(0, -1, 1), "chat": difference(0, -1, 1)},
-            )
-        ],
-        seconds={"prepare": 10.0, "train lora": 65.0},
-        finding="",
-    )
+def said(figure: Figure, arm: str) -> list[str]:
+    """What the marks of an arm say when they are pointed at, in the order in which they are drawn."""
+    groups = re.findall(r'<g data-arm="([^"]*)">(.*?)(?=<g data-arm=|$)', figure.wide, flags=re.DOTALL)
+    return [text for name, marks in groups if name == arm for text in re.findall("<title>(.*?)</title>", marks)]
 
 
 def test_a_shown_difference_is_told_with_its_interval(results: Results) -> None:
@@ -136,7 +68,7 @@ def test_an_arm_that_never_reached_the_level_is_not_compared(results: Results) -
     finding = describe_finding(results)
     assert "engram never reached the eval loss of any checkpoint of lora, so the two are not compared" in finding
     assert "points" not in finding
-    render_page(results)
+    page_of(results)
 
 
 def test_the_table_has_the_experiments_rows(results: Results) -> None:
@@ -149,7 +81,7 @@ def test_the_table_has_the_experiments_rows(results: Results) -> None:
 
 
 def test_the_page_escapes_what_it_shows(results: Results) -> None:
-    page = render_page(results)
+    page = page_of(results)
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert" in page
     assert "<b>reason</b>" not in page
@@ -158,43 +90,16 @@ def test_the_page_escapes_what_it_shows(results: Results) -> None:
 
 
 def test_figures_show_every_point_and_mark_the_pair(results: Results) -> None:
-    lines = {trace.name: trace for trace in loss_figure(results).data}
-    assert list(lines["lora"].y) == [2, 1, 0.5]
-    assert sorted(lines["matched pair"].y) == [0.9, 1.0]
-    points = {trace.name: trace for trace in retention_figure(results, "chat").data}
-    assert list(points["lora"].x) == [1.0, 0.5]
-    assert points["lora"].error_y.array[0] == pytest.approx(0.03)
-    assert sorted(points["matched pair"].x) == [0.9, 1.0]
-
-
-@pytest.fixture
-def many(results: Results) -> Results:
-    """Four arms against LoRA, each of which kept another number of points more; the last never reached its loss."""
-    kept = {"up": 0.06, "flat": 0.005, "down": -0.06, "steep": -0.2}
-    results.study.arms = {
-        "lora": results.study.arms["lora"],
-        **dict.fromkeys([*kept, "never"], results.study.arms["engram"]),
-    }
-    results.trajectories = [trajectory(arm, [2, 1, 0.5]) for arm in results.study.arms]
-    lost = difference(-0.05, -0.08, -0.02)
-    results.measurements = [results.measurements[0]]
-    results.comparisons = []
-    for index, (arm, mean) in enumerate(kept.items()):
-        results.measurements += [
-            measurement("lora", "matched reference", 10, 1.0, lost, matched_with=arm),
-            measurement(arm, "matched", 10, 0.9, difference(mean, mean - 0.04, mean + 0.04)),
-            measurement(arm, "level", 5, 1.5, difference(mean, mean - 0.04, mean + 0.04)),
-        ]
-        results.measurements[-2].retention["plain"].shift = 2.5 / 10**index
-        both = dict.fromkeys(("plain", "chat"), difference(mean, mean - 0.04, mean + 0.04))
-        results.comparisons.append(
-            Comparison(arm=arm, reference="lora", reached=[0], missed=[], mc1=both, mc2=both, shift=both, area=both)
-        )
-    results.comparisons.append(
-        Comparison(arm="never", reference="lora", reached=[], missed=[0], mc1={}, mc2={}, shift={}),
-    )
-    results.measurements.append(measurement("lora", "last", 20, 0.5, lost))
-    return results
+    losses = loss_figure(results, columns_of(results))
+    stops = {0: "2.0000", 10: "1.0000", 20: "0.5000"}
+    assert said(losses, "lora") == [f"lora, step {step}: {loss} nats" for step, loss in stops.items()]
+    assert losses.wide.count('class="ring') == losses.narrow.count('class="ring') == 2
+    kept = retention_figure(results, columns_of(results), "chat", 1)
+    assert said(kept, "lora") == ["lora, step 10: loss 1.0000, MC2 35.0%", "lora, step 20: loss 0.5000, MC2 35.0%"]
+    assert kept.wide.count('class="pair"') == 1
+    assert kept.wide.count('class="bar-line') == 3, "with one seed each checkpoint has an interval"
+    results.study.seeds = [0, 1]
+    assert 'class="bar-line' not in retention_figure(results, columns_of(results), "chat", 1).wide
 
 
 def test_many_arms_are_told_together_by_way_of_asking(many: Results) -> None:
@@ -225,7 +130,7 @@ def test_the_arms_are_compared_in_a_table_of_their_own(many: Results) -> None:
         "steep",
         "lora, trained on",
     ]
-    assert "What each arm kept more than lora at equal loss" in render_page(many)
+    assert "What each arm kept more than lora at equal loss" in page_of(many)
 
 
 def test_several_seeds_are_one_row(many: Results) -> None:
@@ -237,30 +142,46 @@ def test_several_seeds_are_one_row(many: Results) -> None:
     assert row.cells[7] == "+6.0 (+6.0 to +6.0)"
 
 
-def test_a_long_table_is_folded_behind_the_comparison(many: Results) -> None:
-    assert "<details>" not in render_page(many)
-    for index in range(12):
-        name = f"arm {index}"
-        many.study.arms[name] = many.study.arms["up"]
-        many.trajectories.append(trajectory(name, [2, 1, 0.5]))
-        many.measurements.append(measurement(name, "matched", 10, 0.9, difference(0, -0.1, 0.1)))
-    page = render_page(many)
-    assert page.index("Each arm against lora") < page.index('class="finding"') < page.index("<details>")
-    assert page.count("Each arm against lora") == 1
+def test_the_answer_comes_first_and_the_tables_are_folded(many: Results) -> None:
+    page = page_of(many)
+    parts = ('class="answer"', 'class="scorecard"', 'id="pictures"', "Each arm against lora")
+    places = [page.index(part) for part in parts]
+    assert places == sorted(places)
+    assert page.count("<summary>Each arm against lora") == 1
+    assert page.index("<details>") > page.index('id="pictures"')
 
 
 def test_figures_of_many_arms(many: Results) -> None:
-    plain, chat = difference_figure(many).data
-    assert list(plain.x) == pytest.approx([6, 0.5, -6, -20])
-    assert list(plain.error_x.array) == pytest.approx([4] * 4)
-    assert [round(y) for y in plain.y] == [0, 1, 2, 3]
-    assert all(first < second for first, second in zip(plain.y, chat.y, strict=True))
-    shifts = shift_figure(many)
-    assert sorted(shifts.data[0].x) == pytest.approx([0.0025, 0.025, 0.25, 1.25, 2.5])
-    assert list(shifts.layout.yaxis.ticktext) == list(many.study.arms)
-    lines = {trace.name: trace for trace in retention_figure(many, "plain").data}
-    assert list(lines["up"].x) == [1.5, 0.9]
-    assert list(lines["not beaten"].x) == sorted(lines["not beaten"].x, reverse=True)
+    columns = columns_of(many)
+    differences = difference_figure(many, columns)
+    assert said(differences, "up") == [
+        f"up, {prompt} prompt: +6.0 points (95% interval +2.0 to +10.0)" for prompt in ("plain", "chat")
+    ]
+    shifts = shift_figure(many, columns)
+    assert [said(shifts, arm)[0].split(": ")[1] for arm in ("lora", "up", "flat", "down", "steep")] == [
+        "1.2500 nats",
+        "2.5000 nats",
+        "0.2500 nats",
+        "0.0250 nats",
+        "0.0025 nats",
+    ]
+    places = {arm: x_of(shifts, arm) for arm in ("up", "flat", "down", "steep")}
+    gaps = [places["up"] - places["flat"], places["flat"] - places["down"], places["down"] - places["steep"]]
+    assert gaps == pytest.approx([gaps[0]] * 3, abs=0.5), "equal ratios are equally far apart"
+    assert gaps[0] > 10
+    kept = retention_figure(many, columns, "plain", 0)
+    assert [text.split(",")[1] for text in said(kept, "up")] == [" step 10: loss 0.9000", " step 5: loss 1.5000"]
+    assert 'class="edge"' in kept.wide
+    assert said(loss_figure(many, columns), "never")[0] == "never, step 0: 2.0000 nats"
+
+
+def x_of(figure: Figure, arm: str) -> float:
+    """Where the first mark of an arm is drawn."""
+    at = figure.wide.index(f'<g data-arm="{arm}"')
+    found = re.search(r'<(?:circle cx="|rect x="|path d="M)([\d.]+)', figure.wide[at:])
+    assert found is not None
+    half = {"c": 0.0, "r": 4.5, "p": 0.0}[found.group(0)[1]]
+    return float(found.group(1)) + half
 
 
 def test_where_the_reference_would_stop_to_diverge_as_little(many: Results) -> None:
@@ -279,4 +200,4 @@ def test_where_the_reference_would_stop_to_diverge_as_little(many: Results) -> N
         found[kl] = stopped_losses(many, up)
     assert found == {0.05: [None], 0.1: [1.4], 0.3: [1.0], 0.5: [0.5]}
     matched.drift = drift(0.05)
-    assert "none diverges so little" in render_page(many)
+    assert "none diverges so little" in page_of(many)

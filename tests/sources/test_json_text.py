@@ -54,11 +54,8 @@ def test_text_with_a_byte_order_mark(tmp_path: Path, text: str, mark: bytes, enc
 def test_places(tmp_path: Path) -> None:
     (tmp_path / "l.jsonl").write_text(f"\n{LINES}")
     (tmp_path / "l.json").write_text(LIST)
-    assert [row.location for row in rows(tmp_path / "l.jsonl")][:2] == [
-        f"{tmp_path}/l.jsonl:2",
-        f"{tmp_path}/l.jsonl:3",
-    ]
-    assert [row.location for row in rows(tmp_path / "l.json")][:2] == [f"{tmp_path}/l.json[0]", f"{tmp_path}/l.json[1]"]
+    assert [row.location for row in rows(tmp_path / "l.jsonl")][:2] == ["l.jsonl:2", "l.jsonl:3"]
+    assert [row.location for row in rows(tmp_path / "l.json")][:2] == ["l.json[0]", "l.json[1]"]
 
 
 @pytest.mark.parametrize(
@@ -192,7 +189,21 @@ class TestFolders:
             (tmp_path / name).parent.mkdir(exist_ok=True)
             (tmp_path / name).write_text('{"a": 1}')
         found = [row.location for row in resolve_rows(str(tmp_path))]
-        assert found == [f"{tmp_path}/a.jsonl:1", f"{tmp_path}/deep/b.JSON[0]"]
+        assert found == ["a.jsonl:1", "deep/b.JSON[0]"]
+
+    def test_rows_are_named_from_the_folder_on_so_that_files_of_one_name_are_told_apart(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("one/rows.jsonl", "other/rows.jsonl"):
+            (tmp_path / "data" / name).parent.mkdir(parents=True)
+            (tmp_path / "data" / name).write_text("{}\n[]\n")
+        expected = ["one/rows.jsonl:1", "one/rows.jsonl:2", "other/rows.jsonl:1", "other/rows.jsonl:2"]
+        monkeypatch.chdir(tmp_path / "data" / "one")
+        for given in (str(tmp_path / "data"), "..", "../../data"):
+            source = resolve_rows(given)
+            assert [row.location for row in source] == expected
+            assert [row.location for part in source.parts() for row in part] == expected
+        assert [row.location for row in resolve_rows("rows.jsonl")] == ["rows.jsonl:1", "rows.jsonl:2"]
 
     def test_a_folder_of_arrow_files_says_what_to_do(self, tmp_path: Path) -> None:
         (tmp_path / "data-00000.arrow").write_text("")

@@ -74,7 +74,7 @@ def test_an_adapter_that_somebody_trained(tmp_path: Path, method: str) -> None:
     assert found.base.eval_loss_answer != found.model.eval_loss_answer
     assert found.model.retention["plain"].delta_mc2 is not None
     assert Evaluation.model_validate_json((tmp_path / "out" / "evaluation.json").read_text()) == found
-    assert (tmp_path / "out" / "evaluation.html").is_file()
+    assert (tmp_path / "out" / "report.html").is_file()
 
 
 def test_a_whole_model_is_measured_as_an_adapter_of_the_same_weights_is(tmp_path: Path) -> None:

@@ -38,7 +38,9 @@ def evaluate(
     from rich.console import Console
 
     from tinyengram.cli.progress import Live, prepare_process
-    from tinyengram.report.scorecard import scorecard_table
+    from tinyengram.report.columns import evaluation_columns
+    from tinyengram.report.plain import scorecard_table
+    from tinyengram.report.scorecard import scorecard
     from tinyengram.study.evaluation import evaluate as run
     from tinyengram.study.plan import checked
     from tinyengram.training.job import DataSpec
@@ -61,7 +63,7 @@ def evaluate(
         print(found.model_dump_json())
         return
     output = Console(width=None if sys.stdout.isatty() else 130)
-    output.print(scorecard_table(found.base, found.model))
+    output.print(scorecard_table(scorecard(evaluation_columns(found, folder))))
     output.print(found.finding, highlight=False, markup=False)
     output.print(f"Time: {sum(found.seconds.values()):.0f} s", highlight=False)
-    output.print(f"Page: {folder / 'evaluation.html'}", highlight=False, soft_wrap=True)
+    output.print(f"Page: {folder / 'report.html'}", highlight=False, soft_wrap=True)

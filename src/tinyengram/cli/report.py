@@ -1,4 +1,4 @@
-"""``tinyengram report``: the page anew."""
+"""``tinyengram report``: the page anew, or several runs on one page."""
 
 from __future__ import annotations
 
@@ -10,15 +10,24 @@ import typer
 from tinyengram.errors import TinyEngramError
 
 
-def report(run: Annotated[Path, typer.Argument(help="Run folder that holds results.json.")]) -> None:
-    """Write a run's report.html anew from its results.json."""
-    from tinyengram.files import read_model, write_atomically
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs of compare, train or evaluate.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The page; default: report.html in the run's folder. Needed for several runs.")
+    ] = None,
+) -> None:
+    """Write a run's page anew, or one page on several runs that measured the same base on the same data."""
+    from tinyengram.files import write_atomically
     from tinyengram.report.page import render_page
-    from tinyengram.study.results import Results
+    from tinyengram.report.runs import load_run
 
-    file = run / "results.json"
-    if not file.is_file():
-        raise TinyEngramError(f"{file} does not exist: give the folder of a finished run.")
-    results = read_model(Results, file, "Run compare again, which writes it anew from what is kept beside it.")
-    write_atomically(run / "report.html", render_page(results))
-    print(f"Report: {run / 'report.html'}")
+    if len(runs) > 1 and out is None:
+        raise TinyEngramError(f"{len(runs)} runs are joined on one page, which belongs to none: name it by --out.")
+    if len({run.resolve() for run in runs}) < len(runs):
+        raise TinyEngramError("One run is named twice. Name each once.")
+    if out is not None and out.is_dir():
+        raise TinyEngramError(f"--out {out} names a folder. Name a file, such as {out / 'report.html'}.")
+    loaded = [load_run(run) for run in runs]
+    page = out or loaded[0].folder / "report.html"
+    write_atomically(page, render_page(loaded))
+    print(f"Report: {page}")

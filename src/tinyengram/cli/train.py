@@ -46,7 +46,9 @@ def train(
     from rich.console import Console
 
     from tinyengram.cli.progress import Live, prepare_process
-    from tinyengram.report.scorecard import scorecard_table
+    from tinyengram.report.columns import study_columns
+    from tinyengram.report.plain import scorecard_table
+    from tinyengram.report.scorecard import scorecard
     from tinyengram.study.plan import checked
     from tinyengram.study.tuning import train as run
     from tinyengram.training.job import BaseSpec, DataSpec
@@ -82,7 +84,7 @@ def train(
         print(tuned.results.model_dump_json())
         return
     output = Console(width=None if sys.stdout.isatty() else 130)
-    output.print(scorecard_table(tuned.base, tuned.model))
+    output.print(scorecard_table(scorecard(study_columns(tuned.results, out / "run"))))
     output.print(tuned.finding, highlight=False, markup=False)
     output.print(f"Time: {sum(tuned.results.seconds.values()):.0f} s", highlight=False)
     output.print(f"Adapter and card: {out}", highlight=False, soft_wrap=True)

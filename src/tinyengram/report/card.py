@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from tinyengram.report.scorecard import scorecard_markdown
+from tinyengram.report.columns import study_columns
+from tinyengram.report.plain import scorecard_markdown
+from tinyengram.report.scorecard import scorecard
 
 if TYPE_CHECKING:
     from tinyengram.study.tuning import Tuned
@@ -30,7 +32,7 @@ def render_card(tuned: Tuned) -> str:
     return template.render(
         front=yaml.safe_dump(front, sort_keys=False).strip(),
         finding=tuned.finding,
-        scorecard=scorecard_markdown(tuned.base, tuned.model),
+        scorecard=scorecard_markdown(scorecard(study_columns(results, tuned.folder / "run"))),
         study=results.study,
         arm=arm,
         data=results.data,

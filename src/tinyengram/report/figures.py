@@ -1,254 +1,201 @@
-"""The pictures of a study, each a plotly figure that is readable on a light and on a dark page."""
+"""The pictures of a study as inline SVG, each for a wide and for a narrow screen; an arm is drawn alike in all."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
 
+from markupsafe import Markup
+
+from tinyengram.report.columns import Column
+from tinyengram.report.svg import Drawing, scale_over
 from tinyengram.scoring.probes import PromptName
+from tinyengram.study.finding import loss_of, matched_rows
 from tinyengram.study.frontier import unbeaten
 from tinyengram.study.matching import eval_loss
 from tinyengram.study.results import Measurement, Results
 
-# Okabe and Ito's palette: told apart with any kind of colour vision.
-_COLOURS = ("#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
-_DASHES = ("solid", "dash", "dot")
-_SYMBOLS = ("circle", "square", "triangle-up")
-# A logarithmic axis has no zero: an arm that moved nothing is drawn here.
-_LEAST_SHIFT = 1e-4
-_BASE_COLOUR = "#8A8F98"
-_TEXT_COLOUR = "#80858E"
-_GRID_COLOUR = "rgba(128, 133, 142, 0.22)"
+WIDE, NARROW = 1140, 348
 
 
-def loss_figure(results: Results) -> Any:
-    """Eval loss against optimizer step for every arm and seed, on a logarithmic axis, matched checkpoints marked."""
-    import plotly.graph_objects as go
+@dataclass(frozen=True)
+class Figure:
+    """A picture.
 
-    figure = go.Figure()
-    loss_on = results.study.loss_on
-    for trajectory in results.trajectories:
-        figure.add_trace(
-            go.Scatter(
-                x=[point.step for point in trajectory.points],
-                y=[eval_loss(point, loss_on) for point in trajectory.points],
-                **_named(figure, results, trajectory.arm, trajectory.seed),
-                mode="lines+markers",
-                line={**_line(results, trajectory.arm), "width": 2.5},
-                hovertemplate="step %{x}: %{y:.4f}<extra>%{fullData.name}</extra>",
-            )
-        )
-    matched = [row for row in results.measurements if row.role in ("matched", "matched reference")]
-    figure.add_trace(_rings([row.step for row in matched], [_loss(results, row) for row in matched], matched, results))
-    _style(figure, "Optimizer step", f"Eval loss on the {_loss_name(loss_on)}, nats")
-    figure.update_yaxes(type="log", dtick="D1" if _narrow(results) else "D2", tickformat=".2~f")
-    return figure
-
-
-def retention_figure(results: Results, prompt: PromptName) -> Any:
-    """MC2 asked in one way against eval loss: learned more to the right, kept more upwards.
-
-    With one seed bars are 95% intervals over questions. The grey line joins the checkpoints that no other arm beats.
+    Attributes:
+        id: Anchor on the page.
+        title: What it answers.
+        caption: How it is read.
+        wide, narrow: SVG for each width of screen.
     """
-    import plotly.graph_objects as go
 
-    figure = go.Figure()
-    base = results.measurements[0]
-    figure.add_hline(y=base.retention[prompt].mc2, line={"color": _BASE_COLOUR, "dash": "dot", "width": 1.5})
-    arms: dict[tuple[str, int | None], dict[int, Measurement]] = {}
-    for row in results.measurements:
-        arms.setdefault((row.arm, row.seed), {})[row.step] = row
-    reached = [(_loss(results, row), row.retention[prompt].mc2) for rows in arms.values() for row in rows.values()]
-    edge = [reached[index] for index in unbeaten(reached)]
-    figure.add_trace(
-        go.Scatter(
-            x=[loss for loss, _ in edge],
-            y=[mc2 for _, mc2 in edge],
-            name="not beaten",
-            mode="lines",
-            line={"color": _BASE_COLOUR, "width": 7, "shape": "vh"},
-            opacity=0.3,
-            hoverinfo="skip",
-        )
-    )
-    for (arm, seed), by_step in arms.items():
-        rows = [by_step[step] for step in sorted(by_step)]
-        deltas = [row.retention[prompt].delta_mc2 for row in rows]
-        figure.add_trace(
-            go.Scatter(
-                x=[_loss(results, row) for row in rows],
-                y=[row.retention[prompt].mc2 for row in rows],
-                **({"name": results.study.base.name} if seed is None else _named(figure, results, arm, seed)),
-                mode="markers+lines" if seed is not None else "markers",
-                marker={
-                    "color": _line(results, arm)["color"],
-                    "size": 11,
-                    "symbol": "diamond" if seed is None else _nth(_SYMBOLS, results, arm),
-                },
-                line={**_line(results, arm), "width": 1.5},
-                error_y={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [delta.high - delta.mean if delta else 0 for delta in deltas],
-                    "arrayminus": [delta.mean - delta.low if delta else 0 for delta in deltas],
-                    "thickness": 1.5,
-                    "width": 6,
-                    "visible": len(results.study.seeds) == 1,
-                },
-                customdata=[row.step for row in rows],
-                hovertemplate="step %{customdata}: loss %{x:.4f}, MC2 %{y:.4f}<extra>%{fullData.name}</extra>",
-            )
-        )
-    matched = [row for row in results.measurements if row.role in ("matched", "matched reference")]
-    figure.add_trace(
-        _rings(
-            [_loss(results, row) for row in matched], [row.retention[prompt].mc2 for row in matched], matched, results
-        )
-    )
-    _style(
-        figure,
-        f"Eval loss on the {_loss_name(results.study.loss_on)}, nats",
-        "MC2 (bars: 95% interval)" if len(results.study.seeds) == 1 else "MC2",
-    )
-    figure.update_xaxes(type="log", autorange="reversed", dtick="D2", tickformat=".2~f")
-    return figure
+    id: str
+    title: str
+    caption: str
+    wide: Markup
+    narrow: Markup
 
 
-def difference_figure(results: Results) -> Any:
-    """What each arm kept of MC2 more than the reference at matched loss, in points, for each way of asking."""
-    import plotly.graph_objects as go
+def figures(results: Results, columns: Mapping[str, Column]) -> Iterator[Figure]:
+    """All pictures that a study has something to show in; what was kept comes before how it was learnt.
 
-    figure = go.Figure()
-    compared = [one for one in results.comparisons if one.reached]
+    Args:
+        results: What to draw.
+        columns: Of the page, by the arm's name in the study: how each arm is drawn.
+    """
+    from tinyengram.report.forests import difference_figure, shift_figure
+
+    if any(one.reached for one in results.comparisons):
+        yield shift_figure(results, columns)
+        yield difference_figure(results, columns)
     for at, prompt in enumerate(results.study.truthfulqa.prompts):
-        differences = [one.mc2[prompt] for one in compared]
-        figure.add_trace(
-            go.Scatter(
-                x=[100 * one.mean for one in differences],
-                y=[line + _offset(results, at) for line in range(len(compared))],
-                name=f"{prompt} prompt",
-                mode="markers",
-                marker={"color": _COLOURS[at], "size": 10},
-                error_x={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [100 * (one.high - one.mean) for one in differences],
-                    "arrayminus": [100 * (one.mean - one.low) for one in differences],
-                    "thickness": 1.5,
-                    "width": 4,
-                },
-                customdata=[one.arm for one in compared],
-                hovertemplate="%{x:+.1f} points<extra>%{customdata}, %{fullData.name}</extra>",
-            )
-        )
-    figure.add_vline(x=0, line={"color": _BASE_COLOUR, "dash": "dot", "width": 1.5})
-    _style(figure, f"MC2 kept more than {results.study.reference}, points (bars: 95% interval)", "")
-    _by_arm(figure, [one.arm for one in compared])
-    return figure
+        yield retention_figure(results, columns, prompt, at)
+    yield loss_figure(results, columns)
 
 
-def shift_figure(results: Results) -> Any:
-    """How far each arm moved log-likelihoods of choices from the base's at matched loss, every seed."""
-    import plotly.graph_objects as go
-
-    figure = go.Figure()
-    arms = list(results.study.arms)
-    matched = [row for row in results.measurements if row.role in ("matched", "matched reference")]
-    matched = list({(row.arm, row.seed, row.step): row for row in matched}.values())
-    for at, prompt in enumerate(results.study.truthfulqa.prompts):
-        figure.add_trace(
-            go.Scatter(
-                x=[max(row.retention[prompt].shift or 0.0, _LEAST_SHIFT) for row in matched],
-                y=[arms.index(row.arm) + _offset(results, at) for row in matched],
-                name=f"{prompt} prompt",
-                mode="markers",
-                marker={"color": _COLOURS[at], "size": 10, "opacity": 0.75},
-                customdata=[[f"{row.arm}, seed {row.seed}", row.retention[prompt].shift] for row in matched],
-                hovertemplate="%{customdata[1]:.4f} nats<extra>%{customdata[0]}, %{fullData.name}</extra>",
-            )
-        )
-    _style(figure, "Mean absolute shift of a choice's log-likelihood, nats", "")
-    figure.update_xaxes(type="log")
-    _by_arm(figure, arms)
-    return figure
+def both_widths(id: str, title: str, caption: str, draw: Callable[[int], Drawing]) -> Figure:
+    """A figure from what draws it at a width in pixels."""
+    return Figure(id, title, caption, draw(WIDE).markup("picture wide"), draw(NARROW).markup("picture narrow"))
 
 
-def _offset(results: Results, prompt: int) -> float:
-    """Where in an arm's line a way of asking is drawn, so that none hides another."""
-    return 0.24 * (prompt - (len(results.study.truthfulqa.prompts) - 1) / 2)
+def loss_figure(results: Results, columns: Mapping[str, Column]) -> Figure:
+    """Eval loss against optimizer step for every arm and seed, on a logarithmic axis, matched checkpoints ringed."""
+    loss_on = results.study.loss_on
+    title = "How fast each arm learned"
+
+    def draw(width: int) -> Drawing:
+        height, left, top = 380, 56, 30
+        drawing = Drawing(width, height, title, _losses_in_words(results))
+        stops = [(point.step, eval_loss(point, loss_on)) for one in results.trajectories for point in one.points]
+        x = scale_over((step for step, _ in stops), left, width - 14, margin=0.03)
+        y = scale_over((loss for _, loss in stops), height - 48, top, log=True)
+        drawing.x_axis(x, "Optimizer steps", height - 48, top)
+        drawing.y_axis(y, f"Eval loss on the {loss_name(loss_on)}, nats per token", left, width - 14)
+        for run in results.trajectories:
+            style = columns[run.arm].style
+            assert style is not None
+            drawing.open_arm(columns[run.arm].name)
+            at = [(point.step, eval_loss(point, loss_on)) for point in run.points]
+            at = [(step, loss) for step, loss in at if math.isfinite(loss) and loss > 0]
+            drawing.path([(x(step), y(loss)) for step, loss in at], f"line {style.css_class}", dash=style.dash)
+            for step, loss in at:
+                said = f"{_run_name(results, run.arm, run.seed)}, step {step}: {loss:.4f} nats"
+                drawing.mark(x(step), y(loss), style, said)
+            drawing.close()
+        for row in _matched(results):
+            drawing.ring(x(row.step), y(loss_of(results, row)), columns[row.arm].css_class)
+        return drawing
+
+    caption = "A ring: a checkpoint that is compared at matched loss. One line a seed." if _several(results) else (
+        "A ring: a checkpoint that is compared at matched loss."
+    )  # fmt: skip
+    return both_widths("figure-loss", title, caption, draw)
 
 
-def _by_arm(figure: Any, arms: list[str]) -> None:
-    """A line for each arm, from top to bottom."""
-    lines = {"tickvals": list(range(len(arms))), "ticktext": arms, "range": [len(arms) - 0.5, -0.5]}
-    figure.update_yaxes(**lines, automargin=True)
-    figure.update_layout(height=160 + 40 * len(arms))
+def retention_figure(results: Results, columns: Mapping[str, Column], prompt: PromptName, at: int) -> Figure:
+    """MC2 asked in one way against eval loss, over the losses that were measured after training.
 
+    Learnt more is to the right, kept more is up. Matched pairs are joined; the broad grey line joins what no other
+    checkpoint beats. With one seed bars are 95% intervals over questions.
+    """
+    base = results.measurements[0].retention[prompt].mc2
+    rows = {(row.arm, row.seed, row.step): row for row in results.measurements[1:]}
+    title = f"Kept at equal loss, asked in the {prompt} prompt"
 
-def _rings(x: list[float], y: list[float], rows: list[Measurement], results: Results) -> Any:
-    """A ring around every checkpoint of a matched pair."""
-    import plotly.graph_objects as go
+    def draw(width: int) -> Drawing:
+        height, left, top = 380, 56, 30
+        drawing = Drawing(width, height, title, _kept_in_words(results, prompt))
+        losses = [loss_of(results, row) for row in rows.values()]
+        bounds = [bound for row in rows.values() for bound in _mc2_with_bounds(results, row, prompt)]
+        x = scale_over(losses, width - 14, left, log=True)
+        y = scale_over([base, *bounds], height - 48, top)
+        drawing.x_axis(x, f"Eval loss on the {loss_name(results.study.loss_on)}, nats per token", height - 48, top)
+        drawing.y_axis(y, "MC2", left, width - 14)
+        drawing.line((left, y(base), width - 14, y(base)), "base-line")
+        drawing.text(left + 4, y(base) - 5, "base", css_class="note", anchor="start")
+        reached = [(loss_of(results, row), row.retention[prompt].mc2) for row in rows.values()]
+        edge = sorted(reached[index] for index in unbeaten(reached))
+        steps = [edge[:1], *([(loss, kept), (loss, mc2)] for (_, kept), (loss, mc2) in pairwise(edge))]
+        drawing.path([(x(loss), y(mc2)) for step in steps for loss, mc2 in step], "edge")
+        for comparison in results.comparisons:
+            for ours, theirs in zip(*matched_rows(results, comparison), strict=True):
+                ends = [(x(loss_of(results, row)), y(row.retention[prompt].mc2)) for row in (ours, theirs)]
+                drawing.path(ends, "pair")
+        for arm in results.study.arms:
+            drawing.open_arm(columns[arm].name)
+            for row in (row for row in rows.values() if row.arm == arm):
+                _draw_kept(drawing, results, row, prompt, (x(loss_of(results, row)), y), columns[arm])
+            drawing.close()
+        return drawing
 
-    return go.Scatter(
-        x=x,
-        y=y,
-        mode="markers",
-        name="matched pair",
-        marker={
-            "size": 22,
-            "color": "rgba(0, 0, 0, 0)",
-            "line": {"width": 2.5, "color": [_line(results, row.arm)["color"] for row in rows]},
-        },
-        hoverinfo="skip",
+    caption = (
+        "Learnt more is to the right, kept more is up. A thin line joins a matched pair; the broad one what no other "
+        "checkpoint beats."
     )
+    if not _several(results):
+        caption += " Bars: 95% interval of the change from the base, over questions."
+    return both_widths(f"figure-kept-{at}", title, caption, draw)
 
 
-def _line(results: Results, arm: str) -> dict[str, str]:
-    """An arm's colour, and once those are used up its dashes."""
-    if arm == "base":
-        return {"color": _BASE_COLOUR, "dash": "solid"}
-    index = list(results.study.arms).index(arm)
-    return {"color": _COLOURS[index % len(_COLOURS)], "dash": _nth(_DASHES, results, arm)}
+def _draw_kept(
+    drawing: Drawing,
+    results: Results,
+    row: Measurement,
+    prompt: PromptName,
+    place: tuple[float, Callable[[float], float]],
+    column: Column,
+) -> None:
+    at, y = place
+    mc2, low, high = _mc2_with_bounds(results, row, prompt)
+    if low != high:
+        drawing.line((at, y(low), at, y(high)), f"bar-line {column.css_class}")
+    name = _run_name(results, row.arm, row.seed)
+    drawing.mark(at, y(mc2), column.style, f"{name}, step {row.step}: loss {loss_of(results, row):.4f}, MC2 {mc2:.1%}")
 
 
-def _nth(kinds: tuple[str, ...], results: Results, arm: str) -> str:
-    """One of some kinds, another one each time that the colours are used up."""
-    return kinds[list(results.study.arms).index(arm) // len(_COLOURS) % len(kinds)]
+def _mc2_with_bounds(results: Results, row: Measurement, prompt: PromptName) -> tuple[float, float, float]:
+    """MC2 and the ends of its bar; the value itself where several seeds show the spread."""
+    kept = row.retention[prompt]
+    if kept.delta_mc2 is None or _several(results):
+        return kept.mc2, kept.mc2, kept.mc2
+    return kept.mc2, kept.mc2 + kept.delta_mc2.low - kept.delta_mc2.mean, kept.mc2 + (
+        kept.delta_mc2.high - kept.delta_mc2.mean
+    )  # fmt: skip
 
 
-def _named(figure: Any, results: Results, arm: str, seed: int | None) -> dict[str, Any]:
-    """Name of a run, which is shown or hidden with the arm's others; the legend names the first that is drawn."""
-    first = all(trace.legendgroup != arm for trace in figure.data)
-    several = len(results.study.seeds) > 1
-    return {
-        "name": f"{arm}, seed {seed}" if several and not first else arm,
-        "legendgroup": arm,
-        "showlegend": first,
-    }
+def _matched(results: Results) -> list[Measurement]:
+    """Checkpoints of matched pairs, each once."""
+    rows = [row for row in results.measurements if row.role in ("matched", "matched reference")]
+    return list({(row.arm, row.seed, row.step): row for row in rows}.values())
 
 
-def _loss(results: Results, row: Measurement) -> float:
-    return row.eval_loss_whole if results.study.loss_on == "whole" else row.eval_loss_answer
+def _losses_in_words(results: Results) -> str:
+    ends = (
+        f"{_run_name(results, run.arm, run.seed)} from {eval_loss(run.points[0], run.loss_on):.3f} to "
+        f"{eval_loss(run.points[-1], run.loss_on):.3f} in {run.points[-1].step} steps"
+        for run in results.trajectories
+    )
+    return f"Eval loss: {'; '.join(ends)}."
 
 
-def _loss_name(loss_on: str) -> str:
+def _kept_in_words(results: Results, prompt: PromptName) -> str:
+    told = (
+        f"{_run_name(results, row.arm, row.seed)} {row.retention[prompt].mc2:.1%} at {loss_of(results, row):.3f}"
+        for row in _matched(results)
+    )
+    return f"MC2 of the base {results.measurements[0].retention[prompt].mc2:.1%}; {'; '.join(told)}."
+
+
+def _run_name(results: Results, arm: str, seed: int | None) -> str:
+    return f"{arm}, seed {seed}" if _several(results) else arm
+
+
+def _several(results: Results) -> bool:
+    return len(results.study.seeds) > 1
+
+
+def loss_name(loss_on: str) -> str:
+    """What the loss is taken over."""
     return "whole text" if loss_on == "whole" else "answer"
-
-
-def _narrow(results: Results) -> bool:
-    """Whether all losses lie within a factor of ten."""
-    losses = [eval_loss(point, results.study.loss_on) for one in results.trajectories for point in one.points]
-    return max(losses) < 10 * min(losses)
-
-
-def _style(figure: Any, x_title: str, y_title: str) -> None:
-    figure.update_layout(
-        paper_bgcolor="rgba(0, 0, 0, 0)",
-        plot_bgcolor="rgba(0, 0, 0, 0)",
-        font={"family": "system-ui, sans-serif", "size": 14, "color": _TEXT_COLOUR},
-        margin={"l": 64, "r": 16, "t": 16, "b": 64},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        height=430,
-        hovermode="closest",
-    )
-    figure.update_xaxes(title=x_title, gridcolor=_GRID_COLOUR, zeroline=False, linecolor=_GRID_COLOUR)
-    figure.update_yaxes(title=y_title, gridcolor=_GRID_COLOUR, zeroline=False, linecolor=_GRID_COLOUR)

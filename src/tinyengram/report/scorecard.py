@@ -1,155 +1,151 @@
-"""One model against its base in one table: what it learnt, what it broke, how far it moved. For terminals and cards."""
+"""What was learnt, what broke and how far answers moved, in one table: for page, terminal and model card."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from statistics import fmean
+from typing import Literal
 
-from tinyengram.study.finding import points
-from tinyengram.study.results import Measurement
+from tinyengram.report.columns import Column
+from tinyengram.report.measures import Group, Measure, measures
 from tinyengram.study.statistics import Difference
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-Group = Literal["Learnt", "Broke", "Moved"]
 Verdict = Literal["better", "worse", "not shown", "too few", ""]
 
-_RIGHT, _DECLINES = "Right calls", "Declines where no tool fits"
 _ENOUGH_QUESTIONS = 10
 """Of fewer an interval says nothing, so none is judged."""
-
-HEADINGS = ("", "", "Base", "Model", "Change (95% interval)", "")
+_NOTHING = "–"
+_NO_VERDICT: Verdict = ""
+_SAID = {"better": ", shown", "worse": ", shown", "not shown": ", not shown", "too few": ", too few questions", "": ""}
 
 
 @dataclass(frozen=True)
-class ScoreLine:
-    """One figure of a scorecard, as text.
+class Cell:
+    """One figure of one model.
+
+    Attributes:
+        text: The mean over seeds; ``–`` where nothing was measured.
+        share: Of the longest bar of its line, 0 to 1; None: no bar.
+        change: From the base with its interval, or against the reference where there is one; empty where none is known.
+        verdict: Whether that change is shown, and for the better or worse; empty where no interval says.
+        details: Sentences: each seed, what changed from the base, what differs from the reference.
+    """
+
+    text: str
+    share: float | None = None
+    change: str = ""
+    verdict: Verdict = ""
+    details: tuple[str, ...] = ()
+
+    @property
+    def dot(self) -> str:
+        """A filled dot: a difference is shown; an empty one: it is not."""
+        return {"better": "●", "worse": "●", "not shown": "○"}.get(self.verdict, "")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One measure of all models.
 
     Attributes:
         group: Which question it answers.
+        id: For an anchor.
         label: What was measured, and how it was asked.
-        base, model: The figure before and after; ``–`` where there is none.
-        change: With its interval where there is one.
-        verdict: Whether a change for the better or worse is shown; empty where no interval says.
+        unit: Of the figures, or of how many; may be empty.
+        cells: One a column.
     """
 
     group: Group
+    id: str
     label: str
-    base: str
-    model: str
-    change: str
-    verdict: Verdict
+    unit: str
+    cells: tuple[Cell, ...]
 
 
-def score_lines(base: Measurement, model: Measurement) -> list[ScoreLine]:
-    """The scorecard of a model that was measured as its base was."""
-    return [*_learnt(base, model), *_broken(base, model), *_moved(model)]
+@dataclass(frozen=True)
+class Scorecard:
+    """Columns, the base first, and lines."""
 
+    columns: list[Column]
+    lines: list[Line]
 
-def _learnt(base: Measurement, model: Measurement) -> Iterator[ScoreLine]:
-    for label, before, after in (
-        ("Eval loss, answers (nats per token)", base.eval_loss_answer, model.eval_loss_answer),
-        ("Eval loss, whole texts", base.eval_loss_whole, model.eval_loss_whole),
-    ):
-        yield ScoreLine(
-            "Learnt",
-            label,
-            f"{before:.4f}",
-            f"{after:.4f}",
-            f"{after - before:+.4f}".replace("-", "\N{MINUS SIGN}"),
-            "",
+    @property
+    def of_one_model(self) -> bool:
+        """Whether one model stands beside its base, so that there is room for what changed."""
+        return len(self.columns) == 2
+
+    @property
+    def legend(self) -> str:
+        """What the dots say."""
+        compared = dict.fromkeys(column.against for column in self.columns if column.against)
+        whom = (
+            " or ".join("the base" if name == "base" else f"{name} at matched loss" for name in compared) or "the base"
         )
-    if base.calls is not None and model.calls is not None and model.calls.wanted_asked:
-        asked = model.calls.wanted_asked
-        yield _share("Learnt", f"{_RIGHT}, of {asked}", base.calls.right, model.calls.right)
+        return f"●: its difference from {whom} is shown; ○: it is not; neither: no interval was taken."
 
 
-def _broken(base: Measurement, model: Measurement) -> Iterator[ScoreLine]:
-    for prompt, kept in model.retention.items():
-        before = base.retention[prompt]
-        for name, then, now, change in (
-            ("MC1", before.mc1, kept.mc1, kept.delta_mc1),
-            ("MC2", before.mc2, kept.mc2, kept.delta_mc2),
-        ):
-            yield _share("Broke", f"TruthfulQA {name}, {prompt}", then, now, change)
-    for one_set, by_prompt in model.accuracy.items():
-        for prompt, accuracy in by_prompt.items():
-            label, then = f"{one_set}, {prompt}", base.accuracy[one_set][prompt].acc_norm
-            yield _share("Broke", label, then, accuracy.acc_norm, accuracy.delta_acc_norm)
-    if base.calls is not None and model.calls is not None and model.calls.refrains is not None:
-        label = f"{_DECLINES}, of {model.calls.unwanted_asked}"
-        yield _share("Broke", label, base.calls.refrains or 0.0, model.calls.refrains)
+def scorecard(columns: Sequence[Column]) -> Scorecard:
+    """The scorecard of models that were measured alike; the base is the first column."""
+    lines = [Line(one.group, one.id, one.label, one.unit, _cells(one, columns)) for one in measures(columns[0].rows[0])]
+    return Scorecard(list(columns), lines)
 
 
-def _share(group: Group, label: str, before: float, after: float, change: Difference | None = None) -> ScoreLine:
-    if change is None:
-        return ScoreLine(group, label, f"{before:.1%}", f"{after:.1%}", points(after - before), "")
-    told = f"{points(change.mean)} ({points(change.low)} to {points(change.high)})"
-    verdict: Verdict = ("better" if change.mean > 0 else "worse") if change.shown else "not shown"
-    if change.questions < _ENOUGH_QUESTIONS:
-        verdict = "too few"
-    return ScoreLine(group, label, f"{before:.1%}", f"{after:.1%}", told, verdict)
+def _cells(measure: Measure, columns: Sequence[Column]) -> tuple[Cell, ...]:
+    values = [
+        {row.seed: value for row in column.rows if (value := measure.read(row)) is not None} for column in columns
+    ]
+    means = [fmean(one.values()) if one else math.nan for one in values]
+    longest = 1.0 if measure.is_share else max((mean for mean in means if math.isfinite(mean)), default=0.0)
+    return tuple(
+        _cell(measure, column, found, mean, mean / longest if longest > 0 else 0.0, means[0])
+        if found
+        else Cell(_NOTHING, details=(column.note,) if column.note and not column.rows else ())
+        for column, found, mean in zip(columns, values, means, strict=True)
+    )
 
 
-def _moved(model: Measurement) -> Iterator[ScoreLine]:
-    for prompt, kept in model.retention.items():
-        if kept.shift is not None:
-            label = f"Log-likelihood of choices, {prompt} (nats)"
-            yield ScoreLine("Moved", label, "–", f"{kept.shift:.3f}", "", "")
-    if model.drift is not None:
-        label = "KL from the base on general text (nats per token)"
-        yield ScoreLine("Moved", label, "–", f"{model.drift.kl:.4f}", "", "")
+def _cell(
+    measure: Measure, column: Column, seeds: dict[int | None, float], mean: float, share: float, base: float
+) -> Cell:
+    details: list[str] = []
+    change, verdict = "", _NO_VERDICT
+    if len(seeds) > 1:
+        told = ", ".join(f"{seed}: {measure.write(value)}" for seed, value in seeds.items())
+        details.append(f"Seeds {told}.")
+    deltas = [delta for row in column.rows if (delta := measure.from_base(row)) is not None]
+    if not column.is_base and math.isfinite(base):
+        change = measure.change(mean - base)
+        if len(deltas) == 1:
+            change = _with_interval(deltas[0], measure.change)
+            verdict = _verdict(deltas[0], measure.higher_is)
+        elif len(deltas) > 1:
+            spread = [delta.mean for delta in deltas]
+            change += f" ({measure.change(min(spread))} to {measure.change(max(spread))} over seeds)"
+        details.append(f"From the base: {change}{_SAID[verdict]}.")
+    if column.against != "base":
+        change, verdict = "", _NO_VERDICT
+    if column.comparison is not None:
+        reference = column.comparison.reference
+        if (against := measure.against(column.comparison)) is not None:
+            change, verdict = _with_interval(against, measure.change), _verdict(against, measure.higher_is)
+            together = f", intervals of {against.comparisons} arms together" if against.comparisons > 1 else ""
+            details.append(f"Against {reference} at matched loss: {change}{_SAID[verdict]} (95%{together}).")
+        if column.pair is not None:
+            details.append(f"Eval losses of the pair: {column.pair[0]:.4f}, {reference} {column.pair[1]:.4f}.")
+    if column.note:
+        details.append(f"{column.name}: {column.note}.")
+    return Cell(measure.write(mean), min(max(share, 0.0), 1.0), change, verdict, tuple(details))
 
 
-def in_words(base: Measurement, model: Measurement) -> str:
-    """What was learnt and what is shown to have changed, in two or three sentences."""
-    lines = score_lines(base, model)
-    said = [f"Loss on the answers fell from {base.eval_loss_answer:.3f} to {model.eval_loss_answer:.3f}"]
-    if model.eval_loss_answer >= base.eval_loss_answer:
-        said = [f"Nothing was learnt: loss on the answers is {model.eval_loss_answer:.3f}, the base's "
-                f"{base.eval_loss_answer:.3f}"]  # fmt: skip
-    generated = [line for line in lines if line.label.startswith((_RIGHT, _DECLINES))]
-    said += [f"{line.label[0].lower()}{line.label[1:]}: {line.base} before, {line.model} now" for line in generated]
-    worse = [f"{line.label} ({line.change})" for line in lines if line.verdict == "worse"]
-    unshown = sum(line.verdict == "not shown" for line in lines)
-    judged = sum(line.verdict in ("better", "worse", "not shown") for line in lines)
-    better = [f"{line.label} ({line.change})" for line in lines if line.verdict == "better"]
-    sentences = ["; ".join(said) + "."]
-    if worse:
-        sentences.append(f"Shown to be worse, in points: {'; '.join(worse)}.")
-    if better:
-        sentences.append(f"Shown to be better, in points: {'; '.join(better)}.")
-    if unshown:
-        sentences.append(
-            f"Of {judged} measures of what else it knows {unshown} show no difference; that is no proof that there is "
-            "none, and the intervals say how large one may be."
-        )
-    return " ".join(sentences)
+def _with_interval(difference: Difference, write: Callable[[float], str]) -> str:
+    return f"{write(difference.mean)} ({write(difference.low)} to {write(difference.high)})"
 
 
-def scorecard_table(base: Measurement, model: Measurement) -> Table:
-    """For a terminal."""
-    from rich.table import Table
-
-    table = Table(*HEADINGS[:2], *HEADINGS[2:])
-    group = ""
-    for line in score_lines(base, model):
-        if group and line.group != group:
-            table.add_section()
-        shown = line.group if line.group != group else ""
-        table.add_row(shown, line.label, line.base, line.model, line.change, line.verdict)
-        group = line.group
-    return table
-
-
-def scorecard_markdown(base: Measurement, model: Measurement) -> str:
-    """For a model card."""
-    lines = ["| | | Base | Model | Change (95% interval) | |", "|---|---|---|---|---|---|"]
-    group = ""
-    for line in score_lines(base, model):
-        shown = f"**{line.group}**" if line.group != group else ""
-        lines.append(f"| {shown} | {line.label} | {line.base} | {line.model} | {line.change} | {line.verdict} |")
-        group = line.group
-    return "\n".join(lines)
+def _verdict(difference: Difference, higher_is: str) -> Verdict:
+    if difference.questions < _ENOUGH_QUESTIONS:
+        return "too few"
+    if not difference.shown:
+        return "not shown"
+    return "better" if (difference.mean > 0) == (higher_is == "better") else "worse"

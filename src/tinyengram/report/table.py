@@ -106,6 +106,23 @@ def further_tables(results: Results) -> list[FurtherTable]:
     return tables
 
 
+def all_tables(results: Results) -> list[FurtherTable]:
+    """The further tables, and the experiment's own behind them."""
+    spread = (
+        f", interval over {results.data.questions_asked} questions (paired bootstrap)"
+        if len(results.study.seeds) == 1
+        else f"; {results.data.questions_asked} questions, means over seeds"
+    )
+    loss = "whole text" if results.study.loss_on == "whole" else "answer"
+    caption = (
+        f"{results.data.question_label}. Eval losses in nats per token on {results.data.eval_examples} held-out "
+        f"examples. ΔMC2 against the base in percentage points{spread}. Asked in the probe's own plain prompt, and in "
+        "the training data's chat template. Shift: mean absolute change of a choice's log-likelihood. Rows of a "
+        f"matched pair are at equal eval loss ({loss}), the arm never above {results.study.reference}."
+    )
+    return [*further_tables(results), FurtherTable("Every checkpoint", caption, headings(results), table_rows(results))]
+
+
 def _groups(results: Results) -> list[list[Measurement]]:
     """What a table shows in one line: a checkpoint; of a study with several seeds the same one over all seeds."""
     groups: dict[tuple, list[Measurement]] = {}

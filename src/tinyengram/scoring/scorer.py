@@ -1,7 +1,8 @@
 """Scores of checkpoints, each measured once for one set of questions and one way of asking, whatever run asks again.
 
 A file of scores is named by a checksum over what was asked and one over the adapter's weights and options, so the same
-command, or another study in the same folder, reads it instead of the model.
+command, or another study in the same folder, reads it instead of the model. What was asked lies beside it, see
+:mod:`tinyengram.scoring.asked`.
 """
 
 from __future__ import annotations
@@ -11,14 +12,22 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
 from tinyengram.files import read_model, sha256_of, write_atomically
 from tinyengram.hardware import device
 from tinyengram.progress import Clock, Event, ScoreEvent
-from tinyengram.scoring.probes import Probes, PromptName, Questions
+from tinyengram.scoring.asked import (
+    AskedTexts,
+    asked_file,
+    call_requests,
+    choice_questions,
+    keep_asked,
+    truthful_questions,
+)
+from tinyengram.scoring.probes import CallsProbe, Probes, PromptName, Questions
 from tinyengram.sources import load_model
 from tinyengram.training.job import BaseSpec, load_fresh
 
@@ -51,6 +60,28 @@ class Panel:
     files: dict[tuple[str, str], str]
 
 
+@dataclass(frozen=True)
+class _Asking(Generic[T]):
+    """One thing that is asked of a checkpoint.
+
+    Attributes:
+        kind, way: What is asked, and in which way; equal where there is only one.
+        schema: Of the scores.
+        content: What the scores depend on besides the model, as plain data: its checksum names their file.
+        total: How many questions, texts or requests.
+        asked: The same for who reads the run folder.
+        score: From a model, and what is told of questions that were just finished.
+    """
+
+    kind: str
+    way: str
+    schema: type[T]
+    content: object
+    total: int
+    asked: Callable[[], BaseModel]
+    score: Callable[[Any, Callable[[int], None]], T]
+
+
 class Scorer:
     """Measures models of one run: its base, adapters on it, and whole models that came of it.
 
@@ -58,7 +89,7 @@ class Scorer:
         base: The base.
         probes: What is asked.
         questions: The same, loaded.
-        out: Run folder; scores are kept in ``scores`` there.
+        out: Run folder; scores are kept in ``scores`` there, and what was asked in ``asked``.
         clock: Notes how long it took.
         on_event: Told how it is going.
     """
@@ -74,6 +105,7 @@ class Scorer:
     ) -> None:
         self._base, self._probes, self._questions = base, probes, questions
         self._out, self._clock, self._on_event = out, clock, on_event
+        self._tokenizer = questions.chats.renderer.tokenizer
         self._loaded: tuple[Path | None, Any] | None = None
 
     def panel(self, label: str, checkpoint: Path | None, *, whole: bool = True) -> Panel:
@@ -84,80 +116,96 @@ class Scorer:
             checkpoint: Folder of an adapter, or of a whole model.
             whole: Also ask what is not needed for a curve: further choice sets and calls.
         """
-        from tinyengram.scoring import accuracy, drift, truthfulqa
-
-        tokenizer, asked_of = self._questions.chats.renderer.tokenizer, self._questions
+        asked_of = self._questions
         panel = Panel(truthfulqa={}, accuracy={}, drift=None, calls=None, files={})
 
-        def kept(kind: str, way: str, schema: type[T], asked: object, total: int, score: Callable[..., T]) -> T:
-            what = kind if kind == way else f"{kind}, {way}"
-            found, file = self._kept(kind, f"{label}, {what}", checkpoint, schema, asked, total, score)
-            panel.files[kind, way] = file
+        def kept(probe: _Asking[T]) -> T:
+            found, panel.files[probe.kind, probe.way] = self._kept(probe, label, checkpoint)
             return found
 
-        questions = asked_of.truthfulqa.questions
         for name in self._probes.truthfulqa.prompts:
-            prompt = self._prompt(name, truthfulqa.PLAIN)
-            asked = [
-                [prompt.write(one.question), prompt.lead, one.mc1_choices, one.mc2_choices, one.mc2_labels]
-                for one in questions
-            ]
-            panel.truthfulqa[name] = kept(
-                "truthfulqa",
-                name,
-                truthfulqa.TruthfulQAScores,
-                asked,
-                len(questions),
-                lambda model, tell, prompt=prompt: truthfulqa.score_truthfulqa(
-                    model, tokenizer, questions, prompt=prompt, on_done=tell
-                ),
-            )
-        for set_name, one_set in asked_of.choice_sets.items() if whole else ():
-            panel.accuracy[set_name] = {}
-            for name in self._probes.truthfulqa.prompts:
-                prompt = self._prompt(name, accuracy.PLAIN)
-                panel.accuracy[set_name][name] = kept(
-                    set_name,
-                    name,
-                    accuracy.AccuracyScores,
-                    [[prompt.write(one.question), prompt.lead, one.choices, one.gold] for one in one_set.questions],
-                    len(one_set.questions),
-                    lambda model, tell, prompt=prompt, one_set=one_set: accuracy.score_accuracy(
-                        model, tokenizer, one_set.questions, prompt=prompt, on_done=tell
-                    ),
-                )
+            panel.truthfulqa[name] = kept(self._truthfulqa(name))
+        for set_name in asked_of.choice_sets if whole else ():
+            panel.accuracy[set_name] = {
+                name: kept(self._choices(set_name, name)) for name in self._probes.truthfulqa.prompts
+            }
         if self._probes.drift is not None and asked_of.texts is not None:
-            longest, texts = self._probes.drift.max_tokens, asked_of.texts.texts
-            panel.drift = kept(
-                "drift",
-                "general text",
-                drift.Drift,
-                [longest, texts],
-                len(texts),
-                lambda model, tell: drift.measure_drift(
-                    model, tokenizer, texts, max_tokens=longest, base=self._base_beside(checkpoint), on_done=tell
-                ),
-            )
+            panel.drift = kept(self._drift(self._probes.drift.max_tokens, asked_of.texts.texts, checkpoint))
         if whole and self._probes.calls is not None:
-            panel.calls = self._calls(kept)
+            panel.calls = kept(self._calls(self._probes.calls))
         return panel
 
-    def _calls(self, kept: Callable[..., CallScores]) -> CallScores:
+    def _truthfulqa(self, name: PromptName) -> _Asking[TruthfulQAScores]:
+        from tinyengram.scoring import truthfulqa
+
+        questions, prompt = self._questions.truthfulqa.questions, self._prompt(name, truthfulqa.PLAIN)
+        return _Asking(
+            kind="truthfulqa",
+            way=name,
+            schema=truthfulqa.TruthfulQAScores,
+            content=[
+                [prompt.write(one.question), prompt.lead, one.mc1_choices, one.mc2_choices, one.mc2_labels]
+                for one in questions
+            ],
+            total=len(questions),
+            asked=lambda: truthful_questions(questions, prompt),
+            score=lambda model, tell: truthfulqa.score_truthfulqa(
+                model, self._tokenizer, questions, prompt=prompt, on_done=tell
+            ),
+        )
+
+    def _choices(self, set_name: str, name: PromptName) -> _Asking[AccuracyScores]:
+        from tinyengram.scoring import accuracy
+
+        questions, prompt = self._questions.choice_sets[set_name].questions, self._prompt(name, accuracy.PLAIN)
+        return _Asking(
+            kind=set_name,
+            way=name,
+            schema=accuracy.AccuracyScores,
+            content=[[prompt.write(one.question), prompt.lead, one.choices, one.gold] for one in questions],
+            total=len(questions),
+            asked=lambda: choice_questions(questions, prompt),
+            score=lambda model, tell: accuracy.score_accuracy(
+                model, self._tokenizer, questions, prompt=prompt, on_done=tell
+            ),
+        )
+
+    def _drift(self, max_tokens: int, texts: list[str], checkpoint: Path | None) -> _Asking[Drift]:
+        from tinyengram.scoring import drift
+
+        return _Asking(
+            kind="drift",
+            way="general text",
+            schema=drift.Drift,
+            content=[max_tokens, texts],
+            total=len(texts),
+            asked=lambda: AskedTexts(max_tokens=max_tokens, texts=texts),
+            score=lambda model, tell: drift.measure_drift(
+                model,
+                self._tokenizer,
+                texts,
+                max_tokens=max_tokens,
+                base=self._base_beside(checkpoint),
+                on_done=tell,
+            ),
+        )
+
+    def _calls(self, probe: CallsProbe) -> _Asking[CallScores]:
         """Whether the calls that a checkpoint generates are right."""
         from tinyengram.scoring.calls import CallRequest, CallScores, requests_for_calls, score_calls
 
-        probe, chats = self._probes.calls, self._questions.chats
-        assert probe is not None
-        renderer = chats.renderer
+        chats, renderer = self._questions.chats, self._questions.chats.renderer
         wanted = requests_for_calls(chats.held_out, renderer.readable_format())[: probe.wanted]
         unwanted = [CallRequest(conversation, None, ()) for conversation in self._questions.unfitting]
-        return kept(
-            "calls",
-            "calls",
-            CallScores,
-            [probe.model_dump(), [renderer.prompt(one.conversation, one.turn) for one in (*wanted, *unwanted)]],
-            len(wanted) + len(unwanted),
-            lambda model, tell: score_calls(
+        prompts = [renderer.prompt(one.conversation, one.turn) for one in (*wanted, *unwanted)]
+        return _Asking(
+            kind="calls",
+            way="calls",
+            schema=CallScores,
+            content=[probe.model_dump(), prompts],
+            total=len(prompts),
+            asked=lambda: call_requests(wanted, unwanted, prompts),
+            score=lambda model, tell: score_calls(
                 model,
                 renderer,
                 wanted,
@@ -168,33 +216,28 @@ class Scorer:
             ),
         )
 
-    def _kept(
-        self,
-        kind: str,
-        label: str,
-        checkpoint: Path | None,
-        schema: type[T],
-        asked: object,
-        total: int,
-        score: Callable[[Any, Callable[[int], None]], T],
-    ) -> tuple[T, str]:
+    def _kept(self, probe: _Asking[T], label: str, checkpoint: Path | None) -> tuple[T, str]:
         """The scores and their file relative to the run folder; they are only measured when there is none."""
-        key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+        key = hashlib.sha256(json.dumps(probe.content).encode()).hexdigest()[:16]
         adapter = "base" if checkpoint is None else _key(checkpoint)
-        file = self._out / "scores" / f"{kind}-{key}-{adapter}.json"
+        file = self._out / "scores" / f"{probe.kind}-{key}-{adapter}.json"
+        relative = file.relative_to(self._out).as_posix()
+        asked = self._out / asked_file(relative)
+        if not asked.exists():  # Also beside the scores of a version that did not keep it.
+            keep_asked(probe.asked(), asked)
         if not file.exists():
-            done = 0
+            done, what = 0, probe.kind if probe.kind == probe.way else f"{probe.kind}, {probe.way}"
 
             def tell(count: int) -> None:
                 nonlocal done
                 done += count
-                self._on_event(ScoreEvent(label, done, total))
+                self._on_event(ScoreEvent(f"{label}, {what}", done, probe.total))
 
-            with self._clock.phase("calls" if kind == "calls" else "score"):
-                self._on_event(ScoreEvent(label, 0, total))
-                scores = score(self.model(checkpoint), tell)
+            with self._clock.phase("calls" if probe.kind == "calls" else "score"):
+                self._on_event(ScoreEvent(f"{label}, {what}", 0, probe.total))
+                scores = probe.score(self.model(checkpoint), tell)
             write_atomically(file, scores.model_dump_json(indent=1))
-        return read_model(schema, file, "Delete it: it is measured anew then."), str(file.relative_to(self._out))
+        return read_model(probe.schema, file, "Delete it: it is measured anew then."), relative
 
     def model(self, checkpoint: Path | None) -> Any:
         """A checkpoint in evaluation mode; the one that was asked for last stays loaded.

@@ -28,7 +28,7 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 
 @dataclass(frozen=True)
 class Row:
-    """One row and where it stands: ``file:line`` or ``name[index]``."""
+    """One row and where it stands: ``file:line`` or ``name[index]``, the file without the user's folders."""
 
     location: str
     values: dict[str, Any]
@@ -42,11 +42,12 @@ class BadRow:
     reason: str
 
 
-def read_json_text(file: Path) -> Iterator[Row | BadRow]:
+def read_json_text(file: Path, name: str) -> Iterator[Row | BadRow]:
     """Rows of a file of JSON text: one object a line, one list of objects, or (``.json``) one object.
 
     Args:
         file: In UTF-8, with or without a byte order mark, or in UTF-16 or UTF-32 with one.
+        name: What its rows call it; what is wrong with the file as a whole names its path.
 
     Yields:
         A :class:`BadRow` for each line that is not an object in JSON, or not UTF-8.
@@ -60,25 +61,25 @@ def read_json_text(file: Path) -> Iterator[Row | BadRow]:
     encoding = next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8-sig")
     begins = head.decode(encoding, errors="ignore").lstrip()[:1]
     if begins == "[":
-        yield from _read_list(file, encoding)
+        yield from _read_list(file, encoding, name)
     elif file.suffix.lower() == ".json" and not _is_one_a_line(file, encoding):
-        yield from _read_object(file, encoding)
+        yield from _read_object(file, encoding, name)
     else:
-        yield from _read_lines(file, encoding)
+        yield from _read_lines(file, encoding, name)
 
 
 # --- one object a line ---------------------------------------------------------------------------------------------
 
 
-def _read_lines(file: Path, encoding: str) -> Iterator[Row | BadRow]:
-    for number, line in _lines(file, encoding):
+def _read_lines(file: Path, encoding: str, name: str) -> Iterator[Row | BadRow]:
+    for number, line in _lines(file, encoding, name):
         if isinstance(line, BadRow):
             yield line
         elif line.strip():
-            yield _parsed(f"{file}:{number}", line)
+            yield _parsed(f"{name}:{number}", line)
 
 
-def _lines(file: Path, encoding: str) -> Iterator[tuple[int, str | BadRow]]:
+def _lines(file: Path, encoding: str, name: str) -> Iterator[tuple[int, str | BadRow]]:
     """Numbered lines, each read by itself so that one that is not UTF-8 does not take the others with it."""
     with file.open("rb") as opened:
         if encoding != "utf-8-sig":
@@ -90,7 +91,7 @@ def _lines(file: Path, encoding: str) -> Iterator[tuple[int, str | BadRow]]:
                 yield number, line.decode(encoding if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 place = offset + line.index(error.object) + error.start
-                yield number, BadRow(f"{file}:{number}", _not_utf_8(error.object[error.start], place))
+                yield number, BadRow(f"{name}:{number}", _not_utf_8(error.object[error.start], place))
             offset += len(line)
 
 
@@ -141,18 +142,18 @@ def _json_fault(error: Exception, text: str) -> str:
 # --- one list ------------------------------------------------------------------------------------------------------
 
 
-def _read_list(file: Path, encoding: str) -> Iterator[Row | BadRow]:
+def _read_list(file: Path, encoding: str, name: str) -> Iterator[Row | BadRow]:
     """Items of one list, decoded from a window that slides over the file."""
     try:
         with file.open(encoding=encoding, newline="") as text:
             for index, item in enumerate(_items(text, file)):
-                yield _checked(f"{file}[{index}]", item)
+                yield _checked(f"{name}[{index}]", item)
     except UnicodeDecodeError as error:
-        name = "UTF-8" if encoding == "utf-8-sig" else encoding.upper()
+        due = "UTF-8" if encoding == "utf-8-sig" else encoding.upper()
         at = _offset_of_fault(file) if encoding == "utf-8-sig" else None
         where = "" if at is None else f" at byte {at} of the file, which may be Latin-1"
         byte = error.object[error.start]
-        raise SourceError(f"{file} is not {name}: byte 0x{byte:02X}{where}. {_SAVE}") from error
+        raise SourceError(f"{file} is not {due}: byte 0x{byte:02X}{where}. {_SAVE}") from error
 
 
 def _offset_of_fault(file: Path) -> int | None:
@@ -214,22 +215,22 @@ def _items(text: io.TextIOBase, file: Path) -> Iterator[Any]:
 
 
 def _is_one_a_line(file: Path, encoding: str) -> bool:
-    lines = (line for _, line in _lines(file, encoding) if isinstance(line, BadRow) or line.strip())
+    lines = (line for _, line in _lines(file, encoding, "") if isinstance(line, BadRow) or line.strip())
     begins = list(islice(lines, 2))
     return len(begins) == 2 and isinstance(begins[0], str) and isinstance(_parsed("", begins[0]), Row)
 
 
-def _read_object(file: Path, encoding: str) -> Iterator[Row | BadRow]:
+def _read_object(file: Path, encoding: str, name: str) -> Iterator[Row | BadRow]:
     """One row, or the rows that one object lists under ``data`` or ``train``."""
     try:
         value = json.loads(file.read_bytes().decode(encoding))
     except (ValueError, RecursionError):
-        yield from _read_lines(file, encoding)  # which names the line
+        yield from _read_lines(file, encoding, name)  # which names the line
         return
     rows = value if isinstance(value, dict) else {}
     key = next((key for key in _ROW_KEYS if isinstance(rows.get(key), list)), None)
     if key is None:
-        yield _checked(f"{file}[0]", value)
+        yield _checked(f"{name}[0]", value)
         return
     for index, item in enumerate(rows[key]):
-        yield _checked(f"{file}[{key}][{index}]", item)
+        yield _checked(f"{name}[{key}][{index}]", item)

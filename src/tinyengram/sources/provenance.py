@@ -32,6 +32,11 @@ class Provenance(BaseModel):
     sha256: str | None = None
     note: str | None = None
 
+    @property
+    def public_name(self) -> str:
+        """The name for pages, which others read: of a local file or folder its own, without those that it lies in."""
+        return Path(self.name).name or self.name if self.kind == "local" else self.name
+
 
 def cache_dir() -> Path:
     """Folder for what was fetched: ``$TINYENGRAM_CACHE``, else ``~/.cache/tinyengram``."""

@@ -28,7 +28,11 @@ class RowSource:
 
     def parts(self) -> list[Iterable[Row | BadRow]]:
         """The rows file by file; a data set of the Hub is one part."""
-        return [_Files([file]) for file in self.rows.files] if isinstance(self.rows, _Files) else [self.rows]
+        return (
+            [_Files([file], self.rows.folder) for file in self.rows.files]
+            if isinstance(self.rows, _Files)
+            else [self.rows]
+        )
 
 
 def resolve_rows(name: str, *, split: str = "train", revision: str | None = None) -> RowSource:
@@ -51,12 +55,12 @@ def resolve_rows(name: str, *, split: str = "train", revision: str | None = None
     """
     path = Path(name)
     if path.is_dir():
-        return RowSource(_Files(_data_files(path)), Provenance(name=name, kind="local"))
+        return RowSource(_Files(_data_files(path), path), Provenance(name=name, kind="local"))
     if path.exists():
         if path.suffix.lower() not in _SUFFIXES:
             raise SourceError(f"{name} ends in {path.suffix!r}; give one of {', '.join(_SUFFIXES)}.")
         try:
-            return RowSource(_Files([path]), Provenance(name=name, kind="local", sha256=sha256_of(path)))
+            return RowSource(_Files([path], path.parent), Provenance(name=name, kind="local", sha256=sha256_of(path)))
         except OSError as error:
             raise SourceError(f"{name} cannot be read: {error.strerror or error}.") from error
     if path.suffix.lower() in _SUFFIXES or path.is_absolute():
@@ -77,17 +81,22 @@ def _data_files(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class _Files:
+    """Files whose rows are named from ``folder`` on: where a row stands is kept, where the user keeps data is not."""
+
     files: list[Path]
+    folder: Path
 
     def __iter__(self) -> Iterator[Row | BadRow]:
         for file in self.files:
+            name = file.relative_to(self.folder).as_posix()
+            read = _read_parquet if file.suffix.lower() == ".parquet" else read_json_text
             try:
-                yield from _read_parquet(file) if file.suffix.lower() == ".parquet" else read_json_text(file)
+                yield from read(file, name)
             except OSError as error:
                 raise SourceError(f"{file} cannot be read: {error.strerror or error}.") from error
 
 
-def _read_parquet(file: Path) -> Iterator[Row | BadRow]:
+def _read_parquet(file: Path, name: str) -> Iterator[Row | BadRow]:
     import pyarrow
     import pyarrow.parquet
 
@@ -96,7 +105,7 @@ def _read_parquet(file: Path) -> Iterator[Row | BadRow]:
         index = 0
         for batch in table.iter_batches(batch_size=1024):
             for values in batch.to_pylist():
-                yield Row(f"{file}[{index}]", _without_fillers(values))
+                yield Row(f"{name}[{index}]", _without_fillers(values))
                 index += 1
     except (pyarrow.ArrowException, ValueError, OverflowError) as error:
         raise SourceError(f"{file} is not a readable parquet file: {error}") from error

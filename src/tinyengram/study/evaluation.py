@@ -114,8 +114,8 @@ def evaluate(
         base: What it was trained on; an adapter names its own.
         data: Chats whose held-out part shows what was learnt; none: the embedded BFCL calls.
         questions: See :func:`probes_for`.
-        out: Folder for scores, ``evaluation.json`` and ``evaluation.html``; none: ``runs/evaluate-<model>``. The same
-            call continues what was cut off.
+        out: Folder for scores, what was asked, ``evaluation.json`` and ``report.html``; none:
+            ``runs/evaluate-<model>``. The same call continues what was cut off.
         on_event: Told how it is going.
 
     Returns:
@@ -150,8 +150,11 @@ def evaluate(
 def _evaluate(plan: EvaluationPlan, subject: Subject, out: Path, on_event: Callable[[Event], None]) -> Evaluation:
     import yaml
 
-    from tinyengram.report.evaluation_page import render_evaluation
-    from tinyengram.report.scorecard import in_words
+    from tinyengram.report.columns import evaluation_columns
+    from tinyengram.report.page import render_page
+    from tinyengram.report.runs import Run
+    from tinyengram.report.scorecard import scorecard
+    from tinyengram.report.telling import in_words
 
     clock = Clock(out / "seconds.json")
     on_event(PhaseEvent("Preparing base, data and questions"))
@@ -178,10 +181,11 @@ def _evaluate(plan: EvaluationPlan, subject: Subject, out: Path, on_event: Calla
         data=material.account,
         provenance=provenance_of(material.base),
         seconds=clock.seconds,
-        finding=in_words(base, model),
+        finding="",
     )
+    found.finding = in_words(scorecard(evaluation_columns(found, out)))
     write_atomically(out / "evaluation.json", found.model_dump_json(indent=2))
-    write_atomically(out / "evaluation.html", render_evaluation(found))
+    write_atomically(out / "report.html", render_page([Run(out, found)]))
     return found
 
 

@@ -172,10 +172,14 @@ def matched_rows(results: Results, comparison: Comparison) -> tuple[list[Measure
     )
 
 
+def loss_of(results: Results, row: Measurement) -> float:
+    """The loss that was trained: over the whole text or over the answer."""
+    return row.eval_loss_whole if results.study.loss_on == "whole" else row.eval_loss_answer
+
+
 def mean_loss(results: Results, rows: list[Measurement]) -> float:
     """Mean over seeds of the loss that was trained."""
-    whole = results.study.loss_on == "whole"
-    return fmean(row.eval_loss_whole if whole else row.eval_loss_answer for row in rows)
+    return fmean(loss_of(results, row) for row in rows)
 
 
 def mean_shift(rows: list[Measurement], prompt: PromptName) -> float:

@@ -1,8 +1,9 @@
 """Run a study: check everything, train what is missing, match, score, and write down what was found.
 
 The run folder holds ``plan.yaml``, ``inputs.json`` (checksums), ``provenance.json``, ``jobs/<digest>/`` (``job.json``,
-``trajectory.json`` and the checkpoints of one training run), ``scores/``, ``results.json`` and ``report.html``. Each
-file is written whole or not at all, so the same command continues after any interruption.
+``trajectory.json`` and the checkpoints of one training run), ``scores/``, ``asked/`` (what the scores answer),
+``results.json`` and ``report.html``. Each file is written whole or not at all, so the same command continues after any
+interruption.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ def run_study(study: Study, out: Path, on_event: Callable[[Event], None] = lambd
 
 def _run(study: Study, out: Path, on_event: Callable[[Event], None]) -> Results:
     from tinyengram.report.page import render_page
+    from tinyengram.report.runs import Run
 
     clock = Clock(out / "seconds.json")
     on_event(PhaseEvent("Preparing base, data and questions"))
@@ -88,7 +90,7 @@ def _run(study: Study, out: Path, on_event: Callable[[Event], None]) -> Results:
     )
     results.finding = describe_finding(results)
     write_atomically(out / "results.json", results.model_dump_json(indent=2))
-    write_atomically(out / "report.html", render_page(results))
+    write_atomically(out / "report.html", render_page([Run(out, results)]))
     return results
 
 

@@ -88,7 +88,9 @@ def train(
         >>> tuned = tinyengram.train("chats.jsonl", base="Qwen/Qwen3-0.6B", out="adapter")  # doctest: +SKIP
         >>> tuned.finding  # doctest: +SKIP
     """
-    from tinyengram.report.scorecard import in_words
+    from tinyengram.report.columns import study_columns
+    from tinyengram.report.scorecard import scorecard
+    from tinyengram.report.telling import in_words
     from tinyengram.sources import load_config, load_tokenizer
     from tinyengram.training.examples import load_examples
 
@@ -119,7 +121,7 @@ def train(
     on_event(PhaseEvent(f"{steps} steps of {study.settings(name).batch_size} texts."))
     results = run_study(study, out / _RUN, on_event)
     (trajectory,) = results.trajectories
-    finding = " ".join([in_words(results.measurements[0], results.measurements[-1]), *_remarks(trajectory)])
+    finding = " ".join([in_words(scorecard(study_columns(results, out / _RUN))), *_remarks(trajectory)])
     _lay_out(trajectory, out)
     tuned = Tuned(out, results, finding)
     from tinyengram.report.card import render_card

@@ -122,9 +122,8 @@ def stream_conversations(
     source = resolve_rows(name, revision=revision)
     format, rows = _with_format(source, format, max_bad_rows)
     account = Account(format, learn)
-    return ConversationStream(
-        account, source.provenance, _not_none(_read(rows, account, max_bad_rows), account, source.provenance.name)
-    )
+    read = _read(rows, account, source.provenance.name, max_bad_rows)
+    return ConversationStream(account, source.provenance, _not_none(read, account, source.provenance.name))
 
 
 def _learnt_of_bfcl(account: Account) -> Iterator[Conversation | None]:
@@ -227,11 +226,13 @@ def _with_format(source: RowSource, format: str, max_bad_rows: int) -> tuple[str
     good = [row for row in begins if isinstance(row, Row)]
     if good:
         return detect(good, name), everything
-    list(_read(begins, Account("auto", "all"), max_bad_rows))  # raises where the bad rows are too many
+    list(_read(begins, Account("auto", "all"), name, max_bad_rows))  # raises where the bad rows are too many
     raise TaskError(f"Nothing to learn is left of {name!r}: it has no rows{' but malformed ones' * bool(begins)}.")
 
 
-def _read(rows: Iterable[Row | BadRow], account: Account, max_bad_rows: int) -> Iterator[Conversation | None]:
+def _read(
+    rows: Iterable[Row | BadRow], account: Account, name: str, max_bad_rows: int
+) -> Iterator[Conversation | None]:
     bad: list[str] = []
     stop_at: int | None = None
     for row in rows:
@@ -248,7 +249,7 @@ def _read(rows: Iterable[Row | BadRow], account: Account, max_bad_rows: int) -> 
     if stop_at is not None:
         shown = "\n".join(f"  {reason}" for reason in bad[:_SHOWN_BAD_ROWS])
         raise TaskError(
-            f"More malformed rows than max_bad_rows={max_bad_rows} allows:\n{shown}\n"
+            f"{name} has more malformed rows than max_bad_rows={max_bad_rows} allows:\n{shown}\n"
             "Mend them, or raise max_bad_rows to leave such rows out."
         )
 
