@@ -9,10 +9,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PEER := .venv-peer
 PEFT := .venv-peft
+DOCS := .venv-docs
 INSTALLED := $(VENV)/.installed
 LOCKED := $(if $(LOCK),--constraint $(LOCK))
 
-.PHONY: compare test test-all test-device lint format bench bench-device peft-suite methods mutants lock matrix clean
+.PHONY: compare test test-all test-device lint format bench bench-device peft-suite methods mutants lock matrix docs clean
 
 compare: $(INSTALLED)
 	$(BIN)/tinyengram compare $(STUDY)
@@ -59,6 +60,11 @@ BENCH ?=
 bench-device:
 	PYTHONPATH=src "$(DEVICE_PYTHON)" benchmarks/device.py $(BENCH)
 
+# The documentation as a site, in site/; a link that leads nowhere fails it. Docstrings are read, not imported.
+docs:
+	test -x $(DOCS)/bin/mkdocs || ("$(PYTHON)" -m venv $(DOCS) && $(DOCS)/bin/python -m pip install --quiet "mkdocs-material>=9.8" "mkdocstrings-python>=2.0")
+	$(DOCS)/bin/mkdocs build --strict
+
 # The newest versions that pyproject.toml allows, written down; run `make matrix` before committing them.
 lock:
 	"$(PYTHON)" scripts/lock.py constraints.txt
@@ -90,4 +96,4 @@ $(PEFT)/.installed: pyproject.toml $(LOCK)
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(PEER) $(PEFT) .peft-suite .venv-matrix .pytest_cache .mypy_cache .ruff_cache .hypothesis .mutants
+	rm -rf $(VENV) $(PEER) $(PEFT) $(DOCS) .peft-suite .venv-matrix .pytest_cache .mypy_cache .ruff_cache .hypothesis .mutants site

@@ -36,3 +36,29 @@ def test_the_trainers_example_watches_and_keeps(tmp_path: Path, monkeypatch: pyt
     history = names["trainer"].state.log_history
     assert [entry["step"] for entry in history if "eval_forgetting_kl" in entry] == [2, 4]
     assert json.loads(Path("out/kept/forgetting.json").read_text())["step"] == 4
+
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def heading_anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub and MkDocs make them of plain words."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    plain = (re.sub(r"[^\w\s-]", "", heading.lower()) for heading in headings)
+    return {re.sub(r"\s+", "-", heading.strip()) for heading in plain}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if not target.startswith(("http", "mailto")):
+            name, _, anchor = target.partition("#")
+            file = (page.parent / name).resolve() if name else page
+            assert file.exists(), target
+            assert not anchor or file.suffix != ".md" or anchor in heading_anchors(file), target
+
+
+def test_the_site_shows_every_page() -> None:
+    shown = set(re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), flags=re.MULTILINE))
+    assert shown == {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
