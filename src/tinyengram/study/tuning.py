@@ -76,7 +76,7 @@ def train(
         method: See :func:`tinyengram.study.recipes.recipe`.
         settings: Over those of the recipe, by the names of :class:`tinyengram.training.TrainingSettings`. Without
             ``max_steps`` and ``epochs``: three epochs, but 24 steps at least and 300 at most.
-        questions: See :func:`tinyengram.study.evaluation.usual_probes`.
+        questions: See :func:`tinyengram.study.evaluation.probes_for`.
         seed: Of first values and order.
         on_event: Told how it is going.
 
