@@ -10,7 +10,7 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
 _OUTSIDE = re.compile(r"\]\(((?:\.\./)+)(examples/|studies/|src/)([^)#]+)\)")
-_FIRST = '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url=own-model/">'
+_FIRST = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><title>tinyengram</title>'
     '<meta http-equiv="refresh" content="0; url=own-model/"><a href="own-model/">tinyengram</a>'
 )
