@@ -1,63 +1,31 @@
-"""What a browser sees of a page: which texts are cut, lie over one another, or reach beyond the screen."""
+"""A real browser for tests of pages: how it is found and started, and what is measured in it."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-BEYOND = """() => {
-  const scrolls = (one) => { for (let at = one; at; at = at.parentElement) {
-    const overflow = getComputedStyle(at).overflowX;
-    if ((overflow === 'auto' || overflow === 'scroll' || overflow === 'hidden') && at !== document.body) return true; }
-    return false; };
-  return [...document.querySelectorAll('body *')].filter((one) => {
-    if (one.closest('svg') || one.closest('.unseen') || one.closest('.skip') || scrolls(one)) return false;
-    const box = one.getBoundingClientRect();
-    return box.width > 0 && (box.right > innerWidth + 1 || box.left < -1);
-  }).map((one) => one.outerHTML.slice(0, 120));
-}"""
-"""Elements that reach beyond the screen, other than inside what can be scrolled."""
+import pytest
 
-OVERLAPPING = """(selector) => {
-  const shown = [...document.querySelectorAll(selector)].filter((one) => one.getClientRects().length);
-  const boxes = shown.map((one) => {
-    const texts = document.createTreeWalker(one, NodeFilter.SHOW_TEXT), rects = [];
-    while (texts.nextNode()) {
-      const range = document.createRange();
-      range.selectNodeContents(texts.currentNode);
-      if (texts.currentNode.textContent.trim() && !texts.currentNode.parentElement.closest('.unseen'))
-        rects.push(...range.getClientRects());
-    }
-    const box = { left: Math.min(...rects.map((r) => r.left)), right: Math.max(...rects.map((r) => r.right)),
-      top: Math.min(...rects.map((r) => r.top)), bottom: Math.max(...rects.map((r) => r.bottom)) };
-    return { text: one.textContent.trim(), box };
-  });
-  const found = [];
-  for (let i = 0; i < boxes.length; i++) for (let j = i + 1; j < boxes.length; j++) {
-    const a = boxes[i].box, b = boxes[j].box;
-    if (Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1.5
-        && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 3.5)
-      found.push(boxes[i].text + ' | ' + boxes[j].text);
-  }
-  return found;
-}"""
-"""Pairs of texts of a selection that lie over one another."""
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+IN_BROWSER = [
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt install chromium"),
+    pytest.mark.xdist_group("browser"),
+]
 
-SVG_TEXTS = """() => [...document.querySelectorAll('svg.picture')].filter(
-    (one) => one.getClientRects().length).flatMap((svg) => {
-  const whole = svg.viewBox.baseVal, found = [];
-  const boxes = [...svg.querySelectorAll('text')].map((one) => ({ text: one.textContent, box: one.getBBox() }));
-  boxes.forEach(({ text, box }, i) => {
-    if (box.x < -1 || box.y < -1 || box.x + box.width > whole.width + 1 || box.y + box.height > whole.height + 1)
-      found.push('outside: ' + text);
-    boxes.slice(i + 1).forEach((other) => {
-      if (Math.min(box.x + box.width, other.box.x + other.box.width) - Math.max(box.x, other.box.x) > 1.5
-          && Math.min(box.y + box.height, other.box.y + other.box.height) - Math.max(box.y, other.box.y) > 3)
-        found.push(text + ' | ' + other.text);
-    });
-  });
-  return found;
-})"""
-"""Texts of pictures that lie over one another or outside of the picture."""
+
+@contextmanager
+def started_browser() -> Iterator[Any]:
+    """One that asks the network for nothing of its own accord."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with sync_api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
+        yield launched
+        launched.close()
 
 
 class Watched:
@@ -70,6 +38,17 @@ class Watched:
         page.on("request", lambda request: self.asked.append(request.url))
         page.goto(address)
 
-    def texts(self, selector: str) -> list[str]:
-        """What is shown, an element a text."""
-        return [text.strip() for text in self.page.locator(selector).all_inner_texts()]
+    def unfold(self) -> None:
+        """Open whatever is folded."""
+        self.page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+
+    def layout_faults(self) -> list[str]:
+        """Text that is cut, overlaps other text or leaves its box, the screen or its picture, as the page is now."""
+        return self.page.evaluate(Path(__file__).with_name("measuring.js").read_text(encoding="utf-8"))
+
+
+def opened(browser: Any, file: Path, width: int = 1280, scheme: str = "light", **more: Any) -> Watched:
+    """A page, opened by somebody who has never seen it; ``more`` is of Playwright's ``new_context``."""
+    height = 844 if width < 500 else 900
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, **more)
+    return Watched(context.new_page(), file.as_uri())

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 
+from tests.report.browsing import started_browser
 from tests.report.samples import LABEL, difference, measurement
 from tests.study.test_matching import trajectory
 from tinyengram.hardware import Hardware
 from tinyengram.sources.provenance import Provenance
+from tinyengram.study.evaluation import Evaluation, EvaluationPlan
 from tinyengram.study.plan import load_study
 from tinyengram.study.results import Comparison, DataAccount, Results, RunProvenance
 
@@ -94,3 +99,27 @@ def many(results: Results) -> Results:
     )
     results.measurements.append(measurement("lora", "last", 20, 0.5, lost))
     return results
+
+
+@pytest.fixture
+def evaluation(results: Results) -> Evaluation:
+    """Somebody's adapter beside the same base."""
+    return Evaluation(
+        plan=EvaluationPlan(
+            model="somewhere/theirs", base=results.study.base, data=results.study.data, probes=results.study.probes
+        ),
+        method="lora",
+        base=results.measurements[0],
+        model=measurement("theirs", "model", 0, 0.7, difference(-0.05, -0.08, -0.02)),
+        data=results.data,
+        provenance=results.provenance,
+        seconds={"score": 60.0},
+        finding="They lost much.",
+    )
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """One a module: while it runs, so does an event loop, which other tests may want for themselves."""
+    with started_browser() as launched:
+        yield launched

@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.report.browsing import BEYOND, OVERLAPPING, SVG_TEXTS, Watched
+from tests.report.browsing import IN_BROWSER, opened
 from tinyengram.report.page import render_page
 from tinyengram.report.palette import DARK, LIGHT
 from tinyengram.report.runs import Run, load_run
 from tinyengram.study.results import Results
 
 EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = "</style><script>document.title='taken'</script>\"'&amp; \u202eright to left\U0001f40d " + "w" * 80
-in_browser = [
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt install chromium"),
-    pytest.mark.xdist_group("browser"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield launched
-        launched.close()
 
 
 @pytest.fixture(scope="module")
@@ -42,27 +25,16 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def opened(browser: Any, file: Path, width: int = 1280, scheme: str = "light", **more: Any) -> Watched:
-    height = 844 if width < 500 else 900
-    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, **more)
-    return Watched(context.new_page(), file.as_uri())
-
-
 class TestEvidence:
-    pytestmark = in_browser
+    pytestmark = IN_BROWSER
 
     @pytest.mark.parametrize("scheme", ["light", "dark"])
     @pytest.mark.parametrize("width", [1280, 1100, 390])
-    def test_nothing_is_cut_or_lies_over_another(self, browser: Any, evidence: Path, width: int, scheme: str) -> None:
+    def test_the_first_screen_holds_the_answer(self, browser: Any, evidence: Path, width: int, scheme: str) -> None:
         watched = opened(browser, evidence, width, scheme)
         page = watched.page
         assert watched.said == []
         assert watched.asked == [evidence.as_uri()]
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        assert page.evaluate(BEYOND) == []
-        assert page.evaluate(SVG_TEXTS) == []
-        cells = "#scorecard thead th > span:not(.unseen), #scorecard .figure, #scorecard th.what"
-        assert page.evaluate(OVERLAPPING, cells) == []
         screen = page.viewport_size["height"]
         for part in ("h1", ".answer", "#scorecard"):
             assert page.locator(part).bounding_box()["y"] < screen
@@ -141,7 +113,7 @@ class TestEvidence:
 
 
 class TestHostile:
-    pytestmark = in_browser
+    pytestmark = IN_BROWSER
 
     def test_names_are_shown_as_text(self, browser: Any, results: Results, tmp_path: Path) -> None:
         results.study.arms = {"lora": results.study.arms["lora"], HOSTILE: results.study.arms["engram"]}
@@ -160,8 +132,6 @@ class TestHostile:
             assert "taken" not in page.title()
             assert page.locator("script").count() == 1
             assert HOSTILE in page.locator("table.scorecard thead").text_content().replace("\u200b", "")
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-            assert page.evaluate(BEYOND) == []
             page.context.close()
 
 

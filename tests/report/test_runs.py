@@ -7,29 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.report.samples import difference, measurement
 from tinyengram.errors import TinyEngramError
 from tinyengram.report.page import render_page
 from tinyengram.report.runs import Run, joined_columns, load_run
-from tinyengram.study.evaluation import Evaluation, EvaluationPlan
+from tinyengram.study.evaluation import Evaluation
 from tinyengram.study.results import Results
-
-
-@pytest.fixture
-def evaluation(results: Results) -> Evaluation:
-    """Somebody's adapter beside the same base."""
-    return Evaluation(
-        plan=EvaluationPlan(
-            model="somewhere/theirs", base=results.study.base, data=results.study.data, probes=results.study.probes
-        ),
-        method="lora",
-        base=results.measurements[0],
-        model=measurement("theirs", "model", 0, 0.7, difference(-0.05, -0.08, -0.02)),
-        data=results.data,
-        provenance=results.provenance,
-        seconds={"score": 60.0},
-        finding="They lost much.",
-    )
 
 
 def test_arms_of_all_runs_stand_beside_one_base(results: Results, evaluation: Evaluation) -> None:

@@ -103,7 +103,7 @@ class _Panels:
                 name = self._columns[arm].name
                 drawing.open_arm(name)
                 if stacked or at == 0:
-                    drawing.text(names - 4, y + 4, _shortened(name, names), css_class="arm-name", anchor="end")
+                    drawing.text(names - 4, y + 4, _shortened(name, names - 8), css_class="arm-name", anchor="end")
                 line(drawing, x, arm, prompt, y)
                 drawing.close()
         return drawing
@@ -115,5 +115,18 @@ def _shift(row: Measurement, prompt: PromptName) -> float:
 
 def _shortened(name: str, pixels: int) -> str:
     """A name that fits beside its line; its whole is in the legend."""
-    fits = int(pixels / 7.0)
-    return name if len(name) <= fits else f"{name[: fits - 1]}…"
+    if sum(map(_width, name)) <= pixels:
+        return name
+    room, fits = pixels - _width("…"), 0
+    while (room := room - _width(name[fits])) >= 0:
+        fits += 1
+    return f"{name[:fits]}…"
+
+
+def _width(letter: str) -> float:
+    """Pixels that a letter takes at most, in fonts of 12 pixels: m, w and what is not Latin are broad."""
+    if letter in "mwMW@%" or ord(letter) > 0x2E7F:
+        return 12.0
+    if letter in "fijlrt-.,:;'|()[] ":
+        return 5.2
+    return 10.0 if letter.isupper() or letter in "<>=+~#_" else 7.6

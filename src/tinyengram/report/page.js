@@ -20,7 +20,15 @@ window.tinyengramState = (() => {
 })();
 (() => {
   const state = window.tinyengramState;
-  const chips = [...document.querySelectorAll("[data-toggles]")];
+  const chips = [...document.querySelectorAll("[data-toggles]")].map((name) => {
+    const chip = document.createElement("button"); // Without a script a name is a name, not a button that does nothing.
+    chip.type = "button";
+    chip.className = name.className;
+    chip.dataset.toggles = name.dataset.toggles;
+    chip.append(...name.childNodes);
+    name.replaceWith(chip);
+    return chip;
+  });
   const show = () => {
     const hidden = new Set(state.get("without").split(",").filter(Boolean).map(decodeURIComponent));
     chips.forEach((chip) => chip.setAttribute("aria-pressed", String(!hidden.has(chip.dataset.toggles))));
@@ -37,6 +45,8 @@ window.tinyengramState = (() => {
     const name = decodeURIComponent(location.hash.slice(1).split("&")[0]);
     const place = name && (document.getElementById(name) || null);
     if (!place) return;
+    const folded = document.getElementById("card." + name)?.closest("details");
+    if (folded) folded.open = true;
     const seen = place.offsetParent === null ? document.getElementById("card." + name) || place : place;
     document.querySelectorAll(".arrived").forEach((one) => one.classList.remove("arrived"));
     seen.classList.add("arrived");
