@@ -70,3 +70,22 @@ def test_an_evaluations_page_says_what_changed(evaluation: Evaluation) -> None:
     assert "They lost much." in page
     assert '<td class="change worse">−5.0 (−8.0 to −2.0)' in page
     assert "somewhere/" not in page, "nobody needs to know where it lay"
+
+
+def test_a_model_whose_folder_is_called_base_is_not_taken_for_the_base(evaluation: Evaluation) -> None:
+    evaluation.model.arm = "base"
+    columns, _ = joined_columns([Run(Path("c"), evaluation)])
+    assert [column.name for column in columns] == ["base", "base (base, 1)"]
+    assert columns[1].rows == [evaluation.model]
+    assert "base (base, 1)" in render_page([Run(Path("c"), evaluation)])
+
+
+def test_a_study_of_one_arm_begins_with_what_it_learnt_and_broke(results: Results) -> None:
+    results.study.arms = {"lora": results.study.arms["lora"]}
+    results.comparisons = []
+    results.measurements = [row for row in results.measurements if row.role in ("base", "last")]
+    results.trajectories = results.trajectories[:1]
+    page = render_page([Run(Path("a"), results)])
+    answer = page[page.index('class="answer"') : page.index("</ul>")]
+    assert "Loss on the answers fell from 2.000 to 0.500" in answer
+    assert "Shown to be worse" in answer

@@ -93,7 +93,7 @@ def _opening(runs: Sequence[Run], card: Scorecard) -> tuple[str, list[str], list
     if isinstance(first, Results):
         seeds = len(first.study.seeds)
         lead = [base, data, f"{seeds} seeds" if seeds > 1 else "one seed", first.study.name]
-        return asked(first.data), lead, headline(first) or [in_words(card)]
+        return asked(first.data), lead, headline(first) if first.comparisons else [in_words(card)]
     return "What did it break?", [first.model.arm, first.method, f"on {base}", data], [first.finding]
 
 

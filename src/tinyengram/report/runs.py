@@ -86,17 +86,18 @@ def joined_columns(runs: Sequence[Run]) -> tuple[list[Column], list[dict[str, Co
     ]
     styles = arm_styles([name for of_run in names for name in of_run])
     for columns, of_run in zip(of_each, names, strict=True):
-        own = {"base": together[0]}
-        for column, name in zip(columns[1:], of_run, strict=True):
-            own[column.name] = replace(column, name=name, style=styles[name])
-        together += [column for arm, column in own.items() if arm != "base"]
+        own = {
+            column.name: replace(column, name=name, style=styles[name])
+            for column, name in zip(columns[1:], of_run, strict=True)
+        }
+        together += own.values()
         by_arm.append(own)
     return together, by_arm
 
 
 def _unlike(name: str, run: Run, at: int, taken: Sequence[str]) -> str:
-    """The name itself where it is the only one, else with that of its run and the run's place."""
-    return name if taken.count(name) == 1 else f"{name} ({run.name}, {at})"
+    """The name itself where it is the only one and not the base's, else with that of its run and the run's place."""
+    return name if taken.count(name) == 1 and name != "base" else f"{name} ({run.name}, {at})"
 
 
 def _refuse_other(first: Run, other: Run) -> None:

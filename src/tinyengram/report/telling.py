@@ -14,7 +14,7 @@ _TOLD = 2
 
 
 def headline(results: Results) -> list[str]:
-    """What a study found, for who reads nothing else: what moved, where no tool fits, and MC2."""
+    """What a study of several arms found, for who reads nothing else: what moved, where no tool fits, and MC2."""
     reached = [one for one in results.comparisons if one.reached]
     sentences = [_moved(results, reached, prompt) for prompt in results.study.truthfulqa.prompts if reached]
     sentences += [_declined(results), _kept(results, reached)]
@@ -32,10 +32,9 @@ def _moved(results: Results, reached: Sequence[Comparison], prompt: PromptName) 
     more = sorted((pair for pair in shown if pair[1].shift[prompt].mean > 0), key=lambda pair: -pair[0])
     where = f"Asked in the {prompt} prompt, at equal loss"
     if not shown:
-        (ratio, nearest) = min((shift_ratio(results, one, prompt), one) for one in reached) if len(reached) == 1 else (
-            0.0, reached[0])  # fmt: skip
         if len(reached) == 1:
-            return f"{where}, {nearest.arm} moved answers {_times(ratio)} as far as {reference} (not shown)."
+            ratio = _times(shift_ratio(results, reached[0], prompt))
+            return f"{where}, {reached[0].arm} moved answers {ratio} as far as {reference} (not shown)."
         return f"{where}, no arm is shown to have moved answers less or more far than {reference}."
     told = [f"{one.arm} moved answers {_times(ratio)} as far as {reference}" for ratio, one in less[:1]]
     told += [f"{one.arm} {_times(ratio)}" for ratio, one in less[1:_TOLD]]
@@ -49,7 +48,7 @@ def _moved(results: Results, reached: Sequence[Comparison], prompt: PromptName) 
 def _times(ratio: float) -> str:
     """How many times as far, as a fraction below one half."""
     if ratio == 0:
-        return "not at all"
+        return "0 times"
     return f"{ratio:.1f} times" if ratio > 0.5 else f"1/{1 / ratio:.0f}"
 
 

@@ -128,15 +128,7 @@ def truthful_questions(questions: Sequence[TruthfulQuestion], prompt: Prompt) ->
     """TruthfulQA's questions, asked in one way."""
     return AskedQuestions(
         questions=[
-            AskedQuestion(
-                id=one.id,
-                question=one.question,
-                prompt=prompt.write(one.question),
-                lead=prompt.lead,
-                choices=list(one.mc2_choices),
-                right=list(one.mc2_labels),
-                mc1_choices=list(one.mc1_choices),
-            )
+            _question(one, prompt, one.mc2_choices, one.mc2_labels, mc1_choices=list(one.mc1_choices))
             for one in questions
         ]
     )
@@ -146,16 +138,27 @@ def choice_questions(questions: Sequence[ChoiceQuestion], prompt: Prompt) -> Ask
     """A choice set's questions, asked in one way."""
     return AskedQuestions(
         questions=[
-            AskedQuestion(
-                id=one.id,
-                question=one.question,
-                prompt=prompt.write(one.question),
-                lead=prompt.lead,
-                choices=list(one.choices),
-                right=[index == one.gold for index in range(len(one.choices))],
-            )
+            _question(one, prompt, one.choices, [index == one.gold for index in range(len(one.choices))])
             for one in questions
         ]
+    )
+
+
+def _question(
+    one: TruthfulQuestion | ChoiceQuestion,
+    prompt: Prompt,
+    choices: Sequence[str],
+    right: Sequence[bool],
+    mc1_choices: list[str] | None = None,
+) -> AskedQuestion:
+    return AskedQuestion(
+        id=one.id,
+        question=one.question,
+        prompt=prompt.write(one.question),
+        lead=prompt.lead,
+        choices=list(choices),
+        right=list(right),
+        mc1_choices=mc1_choices,
     )
 
 

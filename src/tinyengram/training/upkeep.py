@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from tinyengram.training.batches import collate
@@ -17,7 +18,8 @@ from tinyengram.training.batches import collate
 if TYPE_CHECKING:
     from tinyengram.tasks.rendering import EncodedExample
 
-_ALLOCATION, _ENCODER = "allocation.pt", "prompt_encoder.pt"
+_ALLOCATION, _ENCODER = "allocation.safetensors", "prompt_encoder.safetensors"
+_IMPORTANCES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 _EVA_BATCH = 4
 
 
@@ -76,12 +78,14 @@ class Allocation(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Take up the importances of a run that goes on."""
         if self._tuner is not None and state.global_step:
-            kept = torch.load(self._file(state.global_step), map_location="cpu", weights_only=True)
-            self._pattern = kept["pattern"]
             device = next(self._tuner.parameters()).device
-            for name in ("ipt", "exp_avg_ipt", "exp_avg_unc"):
-                held = {key: value.to(device) for key, value in kept[name].items()}
-                setattr(self._tuner.rankallocator, name, held)
+            kept: dict[str, dict[str, torch.Tensor]] = {kind: {} for kind in ("pattern", *_IMPORTANCES)}
+            for name, value in load_file(self._file(state.global_step)).items():
+                kind, key = name.split(":", 1)
+                kept[kind][key] = value.to(device)
+            self._pattern = {key: value.tolist() for key, value in kept["pattern"].items()} or None
+            for kind in _IMPORTANCES:
+                setattr(self._tuner.rankallocator, kind, kept[kind])
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """After a step, while its gradients are there."""
@@ -94,8 +98,10 @@ class Allocation(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._tuner is not None and not args.process_index:
             allocator = self._tuner.rankallocator
-            kept = {name: getattr(allocator, name) for name in ("ipt", "exp_avg_ipt", "exp_avg_unc")}
-            torch.save({"pattern": self._pattern, **kept}, self._file(state.global_step))
+            kept = {f"pattern:{key}": torch.tensor(value) for key, value in (self._pattern or {}).items()}
+            for kind in _IMPORTANCES:
+                kept |= {f"{kind}:{key}": value.contiguous() for key, value in getattr(allocator, kind).items()}
+            save_file(kept, self._file(state.global_step))
 
     def _file(self, step: int) -> Path:
         return self._folder / f"checkpoint-{step}" / _ALLOCATION
@@ -119,12 +125,11 @@ class PromptEncoder(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Take up what a run had that goes on."""
         if self._encoder is not None and state.global_step:
-            kept = torch.load(self._file(state.global_step), map_location="cpu", weights_only=True)
-            self._encoder.load_state_dict(kept)
+            self._encoder.load_state_dict(load_file(self._file(state.global_step)))
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._encoder is not None and not args.process_index:
-            torch.save(self._encoder.state_dict(), self._file(state.global_step))
+            save_file(self._encoder.state_dict(), self._file(state.global_step))
 
     def _file(self, step: int) -> Path:
         return self._folder / f"checkpoint-{step}" / _ENCODER
