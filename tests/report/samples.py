@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tinyengram.study.results import Measurement, Retention
+from tinyengram.study.results import CallAccuracy, Measurement, Retention
 from tinyengram.study.statistics import Difference
 
 LABEL = "TruthfulQA's embedded subset of 481"
@@ -33,4 +33,16 @@ def measurement(arm: str, role: str, step: int, loss: float, delta: Difference |
             for prompt, shift in (("plain", 1.25), ("chat", 4.5))
         },
         **more,
+    )
+
+
+def calls(right: float, refrains: float | None) -> CallAccuracy:
+    return CallAccuracy(
+        parses=1.0,
+        functions=right,
+        right=right,
+        refrains=refrains,
+        wanted_asked=16,
+        unwanted_asked=8,
+        file="scores/c.json",
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.report.samples import calls
 from tinyengram.errors import TinyEngramError
 from tinyengram.report.page import render_page
 from tinyengram.report.runs import Run, joined_columns, load_run
@@ -85,6 +86,8 @@ def test_a_study_of_one_arm_begins_with_what_it_learnt_and_broke(results: Result
     results.comparisons = []
     results.measurements = [row for row in results.measurements if row.role in ("base", "last")]
     results.trajectories = results.trajectories[:1]
+    for row in results.measurements:
+        row.calls = calls(0.5, 1.0)
     page = render_page([Run(Path("a"), results)])
     answer = page[page.index('class="answer"') : page.index("</ul>")]
     assert "Loss on the answers fell from 2.000 to 0.500" in answer

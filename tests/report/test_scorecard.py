@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.report.samples import difference, measurement
+from tests.report.samples import calls, difference, measurement
 from tinyengram.report.columns import Column, study_columns
 from tinyengram.report.palette import ArmStyle
 from tinyengram.report.plain import scorecard_markdown, scorecard_table
 from tinyengram.report.scorecard import Scorecard, scorecard
 from tinyengram.report.telling import headline, in_words
-from tinyengram.study.results import CallAccuracy, Measurement, Results
+from tinyengram.study.results import Measurement, Results
 
 BASE = measurement("base", "base", 0, 2.0, None)
 HERE = Path("run")
@@ -77,18 +77,6 @@ def test_bars_are_shares_of_the_longest() -> None:
     assert [cell.share for cell in lines["loss-answer"].cells] == [1.0, 0.25, 0.25]
     assert [cell.share for cell in lines["shift-plain"].cells] == [None, 0.25, 1.0]
     assert lines["mc2-plain"].cells[0].share == pytest.approx(0.4), "a share is drawn as it is"
-
-
-def calls(right: float, refrains: float | None) -> CallAccuracy:
-    return CallAccuracy(
-        parses=1.0,
-        functions=right,
-        right=right,
-        refrains=refrains,
-        wanted_asked=16,
-        unwanted_asked=8,
-        file="scores/c.json",
-    )
 
 
 def test_an_arm_is_judged_against_the_reference_and_the_reference_against_nobody(results: Results) -> None:
