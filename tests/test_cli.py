@@ -153,6 +153,9 @@ class TestFinished:
 
         assert "name it by --out" in report(finished, other)
         assert "named twice" in report(finished, finished, "--out", tmp_path / "page.html")
+        (tmp_path / "trained").mkdir()
+        (tmp_path / "trained" / "run").symlink_to(other)
+        assert "named twice" in report(tmp_path / "trained", other, "--out", tmp_path / "page.html")
         assert "names a folder" in report(finished, other, "--out", tmp_path)
         assert "Report: " in report(finished, other, "--out", tmp_path / "page.html")
         page = (tmp_path / "page.html").read_text()

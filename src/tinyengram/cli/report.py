@@ -23,11 +23,11 @@ def report(
 
     if len(runs) > 1 and out is None:
         raise TinyEngramError(f"{len(runs)} runs are joined on one page, which belongs to none: name it by --out.")
-    if len({run.resolve() for run in runs}) < len(runs):
-        raise TinyEngramError("One run is named twice. Name each once.")
     if out is not None and out.is_dir():
         raise TinyEngramError(f"--out {out} names a folder. Name a file, such as {out / 'report.html'}.")
     loaded = [load_run(run) for run in runs]
+    if len({run.folder.resolve() for run in loaded}) < len(runs):
+        raise TinyEngramError("One run is named twice. Name each once.")
     page = out or loaded[0].folder / "report.html"
     write_atomically(page, render_page(loaded))
     print(f"Report: {page}")

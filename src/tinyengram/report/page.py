@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
@@ -86,7 +85,7 @@ def render_page(runs: Sequence[Run]) -> str:
 def _opening(runs: Sequence[Run], card: Scorecard) -> tuple[str, list[str], list[str]]:
     """The question, of what in a few words each, and the answer."""
     first = runs[0].content
-    base, data = shown_name(first.provenance.base.name), shown_name(first.data.data.name)
+    base, data = first.provenance.base.public_name, first.data.data.public_name
     if len(runs) > 1:
         told = [sentence for run in runs for sentence in _answer(run)]
         return "What did each of them break?", [base, data, f"{len(runs)} runs"], told
@@ -114,11 +113,6 @@ def asked(data: DataAccount) -> str:
     return "What did learning tool calls break?" if data.learnt_calls or not data.format else "What did learning break?"
 
 
-def shown_name(name: str) -> str:
-    """A name without the folders of who ran it."""
-    return Path(name).name if Path(name).is_absolute() or name.startswith((".", "~")) else name
-
-
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -129,7 +123,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(symbol=symbol, shown_name=shown_name, minutes=_minutes, arm_facts=_arm_facts)
+    environment.globals.update(symbol=symbol, minutes=_minutes, arm_facts=_arm_facts)
     environment.tests["base"] = _is_base
     return environment
 

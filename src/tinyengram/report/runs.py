@@ -11,6 +11,7 @@ from tinyengram.errors import TinyEngramError
 from tinyengram.files import read_model
 from tinyengram.report.columns import Column, evaluation_columns, study_columns
 from tinyengram.report.palette import arm_styles
+from tinyengram.sources.provenance import Provenance
 from tinyengram.study.evaluation import Evaluation
 from tinyengram.study.results import DataAccount, Measurement, Results, RunProvenance
 
@@ -119,13 +120,18 @@ def _refuse_other(first: Run, other: Run) -> None:
             )
 
 
+def _checksum(source: Provenance) -> str:
+    """The beginning of its checksum, or its name where there is none."""
+    return source.sha256[:12] if source.sha256 else source.public_name
+
+
 def _measured_on(run: Run) -> dict[str, object]:
     data: DataAccount = run.content.data
     provenance: RunProvenance = run.content.provenance
     calls = run.base.calls
     return {
-        "the base": provenance.base.sha256 or provenance.base.name,
-        "the data": data.data.sha256 or data.data.name,
+        "the base, by its sha256 or name,": _checksum(provenance.base),
+        "the data, by its sha256 or name,": _checksum(data.data),
         "the number of held-out texts": data.eval_examples,
         "the rendering": data.rendering,
         "the questions": data.question_label,
