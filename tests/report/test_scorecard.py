@@ -128,3 +128,19 @@ def test_several_seeds_are_told_one_by_one(results: Results) -> None:
     cell = next(line for line in scorecard(study_columns(results, HERE)).lines if line.id == "loss-answer").cells[2]
     assert cell.text == "1.350"
     assert cell.details[0] == "Seeds 0: 0.900, 1: 1.800."
+
+
+def test_a_name_with_a_hyphen_stays_and_who_moved_farther_is_told_against_whom(many: Results) -> None:
+    for one in (*many.measurements, *many.comparisons):
+        one.arm = {"up": "up-and-away"}.get(one.arm, one.arm)
+        if getattr(one, "matched_with", None) == "up":
+            one.matched_with = "up-and-away"  # type: ignore[union-attr]
+    for one in many.comparisons:
+        one.shift = dict.fromkeys(one.shift, difference(0.0, -0.1, 0.1))
+    many.comparisons[0].shift["plain"] = difference(1.0, 0.5, 1.5)
+    said = headline(many)
+    assert (
+        said[0]
+        == "Asked in the plain prompt, at equal loss, up-and-away moved answers 2.0 times as far as lora (shown)."
+    )
+    assert said[2].startswith("Of MC2 up-and-away +6.0 points (plain), up-and-away +6.0 points (chat) and 4 more")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tinyengram.report.scorecard import Cell, Line, Scorecard
 from tinyengram.scoring.probes import PromptName
-from tinyengram.study.finding import shift_ratio
+from tinyengram.study.finding import points, shift_ratio
 from tinyengram.study.results import Comparison, Measurement, Results
 
 _TOLD = 2
@@ -33,12 +33,13 @@ def _moved(results: Results, reached: Sequence[Comparison], prompt: PromptName) 
     where = f"Asked in the {prompt} prompt, at equal loss"
     if not shown:
         if len(reached) == 1:
-            ratio = _times(shift_ratio(results, reached[0], prompt))
-            return f"{where}, {reached[0].arm} moved answers {ratio} as far as {reference} (not shown)."
+            (only,) = reached
+            times = _times(shift_ratio(results, only, prompt))
+            return f"{where}, {only.arm} moved answers {times} as far as {reference} (not shown)."
         return f"{where}, no arm is shown to have moved answers less or more far than {reference}."
-    told = [f"{one.arm} moved answers {_times(ratio)} as far as {reference}" for ratio, one in less[:1]]
-    told += [f"{one.arm} {_times(ratio)}" for ratio, one in less[1:_TOLD]]
-    told += [f"{one.arm} {'moved answers ' if not less else ''}{_times(ratio)}" for ratio, one in more[:1]]
+    (ratio, first), *further = [*less[:_TOLD], *more[:1]]
+    told = [f"{first.arm} moved answers {_times(ratio)} as far as {reference}"]
+    told += [f"{one.arm} {_times(ratio)}" for ratio, one in further]
     others = len(reached) - len(told)
     more_shown = len(shown) - len(told)
     rest = f"; of {others} others {more_shown} shown" if others and more_shown else ""
@@ -79,11 +80,10 @@ def _kept(results: Results, reached: Sequence[Comparison]) -> str:
     pairs = [(one.arm, prompt, found) for one in reached for prompt, found in one.mc2.items()]
     if not pairs:
         return ""
-    shown = [f"{arm} {100 * found.mean:+.1f} points ({prompt})" for arm, prompt, found in pairs if found.shown]
+    shown = [f"{arm} {points(found.mean)} points ({prompt})" for arm, prompt, found in pairs if found.shown]
     if shown:
         more = f" and {len(shown) - _TOLD} more" if len(shown) > _TOLD else ""
-        said = f"Of MC2 {', '.join(shown[:_TOLD])}{more} against {results.study.reference} (shown)."
-        return said.replace("-", "\N{MINUS SIGN}")
+        return f"Of MC2 {', '.join(shown[:_TOLD])}{more} against {results.study.reference} (shown)."
     least = 100 * max(found.detectable for _, _, found in pairs)
     return f"No difference in MC2 is shown: {pairs[0][2].questions} questions show one of {least:.0f} points or more."
 
