@@ -12,12 +12,43 @@ from tinyengram.study.frontier import record_lows
 from tinyengram.training import Trajectory, TrajectoryPoint
 
 
+CLOSE = 0.05
+"""Losses of a pair that differ by a larger share are not equal, and everything that is written of it says so."""
+
+
 class MatchedPair(BaseModel):
-    """The reference's checkpoint that sets the level, and the other arm's first checkpoint at or below it."""
+    """The reference's checkpoint that sets the level, and the other arm's first checkpoint at or below it.
+
+    Attributes:
+        level: The reference's loss, in nats per token.
+        reference, other: The checkpoints.
+        loss: The other arm's loss.
+    """
 
     level: float
     reference: TrajectoryPoint
     other: TrajectoryPoint
+    loss: float
+
+    @property
+    def apart(self) -> float:
+        """How far the other arm's loss is from the reference's, as a share of it; below zero where it is lower."""
+        return apart(self.loss, self.level)
+
+    @property
+    def close(self) -> bool:
+        """Whether the two have learnt equally much, to within :data:`CLOSE`."""
+        return is_close(self.loss, self.level)
+
+
+def apart(loss: float, level: float) -> float:
+    """How far a loss is from another, as a share of it; infinite where there is nothing to be a share of."""
+    return loss / level - 1 if level else 0.0 if loss == level else math.inf
+
+
+def is_close(loss: float, level: float) -> bool:
+    """Whether two losses are equal to within :data:`CLOSE`."""
+    return abs(apart(loss, level)) <= CLOSE
 
 
 def eval_loss(point: TrajectoryPoint, loss_on: str) -> float:
@@ -48,7 +79,8 @@ def match(reference: Trajectory, other: Trajectory, levels: int = 1) -> list[Mat
     The levels are eval losses of those reference checkpoints that the other arm also gets down to, each below the ones
     before it; of more than ``levels`` evenly spaced ones are taken, the deepest always. At each level the matched
     checkpoint is the other arm's *first* with a loss at or below it. So the other arm has always learned at least as
-    much. Only losses are looked at, never what was forgotten.
+    much; :mod:`tinyengram.study.closing` brings a pair nearer whose losses are far apart. Only losses are looked at,
+    never what was forgotten.
 
     Args:
         reference: The arm that sets the levels.
@@ -70,7 +102,5 @@ def match(reference: Trajectory, other: Trajectory, levels: int = 1) -> list[Mat
     records = [shared[index] for index in record_lows([loss(point) for point in shared])]
     taken = min(levels, len(records))
     chosen = [records[(index + 1) * len(records) // taken - 1] for index in reversed(range(taken))]
-    return [
-        MatchedPair(level=loss(point), reference=point, other=next(one for one in others if loss(one) <= loss(point)))
-        for point in chosen
-    ]
+    pairs = [(point, next(one for one in others if loss(one) <= loss(point))) for point in chosen]
+    return [MatchedPair(level=loss(point), reference=point, other=one, loss=loss(one)) for point, one in pairs]

@@ -18,10 +18,29 @@ class _Record(BaseModel):
     model_config = ConfigDict(ser_json_inf_nan="constants")  # JSON's null would not read back as a number.
 
 
+class Between(BaseModel):
+    """Where an adapter that was not trained stands on the line between two stops.
+
+    Attributes:
+        before, after: Steps of the two; 0 is the base.
+        share: Of the way, 0 to 1.
+    """
+
+    before: int
+    after: int
+    share: float
+
+    def __str__(self) -> str:
+        """As it continues a sentence."""
+        start = f"step {self.before}" if self.before else "the base"
+        return f"{self.share:.3g} of the way from {start} to step {self.after}"
+
+
 class TrajectoryPoint(_Record):
     """What was measured at one stop of a training run; losses are means over tokens, in nats.
 
-    ``train_loss`` is the mean over the steps since the stop before.
+    ``train_loss`` is the mean over the steps since the stop before. ``between``: the adapter was not trained but mixed,
+    and ``step`` is the nearest to it (:mod:`tinyengram.training.blending`).
     """
 
     step: int
@@ -31,6 +50,7 @@ class TrajectoryPoint(_Record):
     eval_loss_whole: float
     eval_loss_answer: float
     checkpoint: str | None
+    between: Between | None = None
 
 
 class Trajectory(_Record):

@@ -1,0 +1,128 @@
+"""Pairs of equal loss: where an arm's first stop below the level is far below it, an adapter between its stops is taken.
+
+A stop every so many steps seldom falls near the reference's loss, and an arm that has learnt more has reason to have
+forgotten more. Between the stop above the level and the one below it every adapter is a mixture of the two, and one is
+looked for whose loss is at most the reference's and within 5% of it. Only losses are looked at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tinyengram.files import read_model
+from tinyengram.progress import Clock, Event, PhaseEvent
+from tinyengram.study.matching import MatchedPair, eval_loss, is_close
+from tinyengram.training.job import BaseSpec
+from tinyengram.training.trajectory import Between, Trajectory, TrajectoryPoint
+
+if TYPE_CHECKING:
+    from tinyengram.tasks.rendering import EncodedExample
+
+_MOST_TRIES = 8
+_POINT = "point.json"
+LossesOf = Callable[[Any], tuple[float, float]]
+
+
+class Closer:
+    """Looks for adapters between stops, and measures them.
+
+    Args:
+        base: What all arms were trained on.
+        losses: Of a model on the held-out examples, ``(whole, answer)`` in nats per token.
+        out: Run folder; what is found is kept in the job's own.
+        clock: Notes how long it took.
+        on_event: Told how it is going.
+    """
+
+    def __init__(
+        self, base: BaseSpec, losses: LossesOf, out: Path, clock: Clock, on_event: Callable[[Event], None]
+    ) -> None:
+        self._base, self._losses, self._out = base, losses, out
+        self._clock, self._on_event = clock, on_event
+
+    def closer(self, pair: MatchedPair, run: Trajectory) -> tuple[MatchedPair, str]:
+        """The pair, brought within 5% where that can be done.
+
+        Args:
+            pair: From :func:`tinyengram.study.matching.match`.
+            run: The other arm's, whose stops it is from.
+
+        Returns:
+            The pair, and why its losses are still apart; empty where they are not.
+        """
+        from tinyengram.training.blending import CannotBlend
+
+        if pair.close:
+            return pair, ""
+        stops = run.points
+        at = next(index for index, stop in enumerate(stops) if stop.step == pair.other.step)
+        above = stops[at - 1]
+        if not eval_loss(above, run.loss_on) > pair.level:
+            return pair, "the stop before it has no higher loss to begin from"
+        folder = self._out / "jobs" / run.job / f"between-{above.step}-{pair.other.step}-at-{pair.level:.8g}"
+        if not folder.exists():
+            self._on_event(PhaseEvent(f"Looking between steps {above.step} and {pair.other.step} of {run.arm}"))
+            try:
+                with self._clock.phase("match"):
+                    self._look(pair, above, run, folder)
+            except CannotBlend as refusal:
+                return pair, str(refusal)
+        if not folder.exists():
+            return pair, f"{_MOST_TRIES} mixtures of the stops around it came no nearer"
+        point = read_model(TrajectoryPoint, folder / _POINT, f"Delete {folder}: it is looked for anew then.")
+        return MatchedPair(
+            level=pair.level, reference=pair.reference, other=point, loss=eval_loss(point, run.loss_on)
+        ), ""
+
+    def _look(self, pair: MatchedPair, above: TrajectoryPoint, run: Trajectory, folder: Path) -> None:
+        """Halve the way between the stops until a loss is close; keep the adapter, if there is one."""
+        from tinyengram.training.blending import Blend
+
+        below = pair.other
+        start, end = (None if one.checkpoint is None else folder.parent / one.checkpoint for one in (above, below))
+        assert end is not None
+        line = Blend(self._base, start, end)
+        low, high = 0.0, 1.0
+        for _ in range(_MOST_TRIES):
+            share = (low + high) / 2
+            line.move(share)
+            whole, answer = self._losses(line.model)
+            loss = whole if run.loss_on == "whole" else answer
+            if loss <= pair.level and is_close(loss, pair.level):
+                point = mixed_point(above, below, share, (whole, answer), folder.name)
+                line.save(folder, {_POINT: point.model_dump_json(indent=2)})
+                return
+            if loss > pair.level or math.isnan(loss):
+                low = share
+            else:
+                high = share
+
+
+def mixed_point(
+    above: TrajectoryPoint, below: TrajectoryPoint, share: float, losses: tuple[float, float], checkpoint: str
+) -> TrajectoryPoint:
+    """What is known of an adapter between two stops; ``losses`` are ``(whole, answer)``."""
+    step = round(above.step + share * (below.step - above.step))
+    return TrajectoryPoint(
+        step=min(max(step, above.step + 1), max(below.step - 1, above.step + 1)),
+        tokens=round(above.tokens + share * (below.tokens - above.tokens)),
+        seconds=below.seconds,
+        train_loss=None,
+        eval_loss_whole=losses[0],
+        eval_loss_answer=losses[1],
+        checkpoint=checkpoint,
+        between=Between(before=above.step, after=below.step, share=share),
+    )
+
+
+def losses_on(held_out: Sequence[EncodedExample], batch_size: int, pad_token_id: int) -> LossesOf:
+    """What measures a model on held-out examples, as a stop of training does."""
+    from tinyengram.training import eval_losses
+
+    def losses(model: Any) -> tuple[float, float]:
+        return eval_losses(model, held_out, batch_size=batch_size, pad_token_id=pad_token_id)
+
+    return losses
