@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from tinyengram.study.statistics import paired_difference
+from tinyengram.study.statistics import Difference, paired_difference
 
 
 def test_pairing_narrows_the_interval() -> None:
@@ -111,3 +111,41 @@ def test_the_same_numbers_each_time() -> None:
 def test_scores_that_do_not_pair_are_refused() -> None:
     with pytest.raises(ValueError, match="cannot be paired"):
         paired_difference([[1.0, 2.0]], [[1.0]])
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "why"),
+    [
+        ([[0.3] * 40], [[0.3] * 40], "all 40 differences are zero: unchanged, to the bit"),
+        ([[0.25 * at for at in range(40)]], [[0.25 * at + 0.1 for at in range(40)]], "all 40 differences are equal"),
+        ([[0.3]], [[0.4]], "one question shows no spread"),
+        ([[0.3], [0.2]], [[0.4], [0.5]], "one question shows no spread"),
+    ],
+)
+def test_an_interval_without_width_is_refused(before: list[list[float]], after: list[list[float]], why: str) -> None:
+    found = paired_difference(before, after)
+    assert found.not_estimated == why
+    assert not found.shown
+    assert np.isnan([found.low, found.high, found.detectable]).all()
+    assert found.bounds(str, "95% interval ") == f"not estimated: {why}"
+    again = Difference.model_validate_json(found.model_dump_json())
+    assert str(again) == str(found)
+
+
+def test_seeds_that_undo_each_other_give_no_interval_either() -> None:
+    assert paired_difference([[0.0, 0.0]] * 2, [[0.5, 0.0], [0.0, 0.5]]).not_estimated
+
+
+@pytest.mark.parametrize("questions", [1, 16, 300])
+def test_scores_that_all_agree_have_an_exact_bound(questions: int) -> None:
+    unchanged = paired_difference([[1.0] * questions], [[1.0] * questions])
+    # The rule of three: a share of 1 - 0.05^(1/n) would still show no change once in twenty times.
+    assert (1 - unchanged.high) ** questions == pytest.approx(0.05)
+    assert unchanged.low == -unchanged.high
+    assert (unchanged.p_value, unchanged.shown, unchanged.not_estimated) == (1, False, "")
+    gained = paired_difference([[0.0] * questions], [[1.0] * questions])
+    assert gained.high == 1
+    assert gained.low == pytest.approx(1 - 2 * unchanged.high)
+    assert gained.shown == (gained.low > 0)
+    wider = paired_difference([[1.0] * questions], [[1.0] * questions], comparisons=5)
+    assert wider.high > unchanged.high

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tinyengram.report.palette import ArmStyle, arm_styles
 from tinyengram.study.evaluation import Evaluation
-from tinyengram.study.finding import loss_of
+from tinyengram.study.finding import loss_of, matching_notes
 from tinyengram.study.matching import eval_loss
 from tinyengram.study.results import Comparison, Measurement, Results
 
@@ -63,6 +63,7 @@ def study_columns(results: Results, folder: Path) -> list[Column]:
         elif comparison is not None and comparison.missed:
             note = f"did not reach {reference}'s loss with seed {', '.join(map(str, comparison.missed))}"
         if comparison is not None:
+            note = "; ".join([*([note] if note else []), *matching_notes(results, comparison)])
             pair = _pair(results, rows, arm)
         against = "base" if not compared else "" if arm == reference else reference
         columns.append(Column(arm, rows, styles[arm], folder, against, comparison, pair, note))

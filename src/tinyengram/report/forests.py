@@ -25,12 +25,15 @@ def difference_figure(results: Results, columns: Mapping[str, Column]) -> Figure
     title = f"What each arm kept more than {reference} at equal loss"
 
     def scale(start: float, end: float) -> Scale:
-        bounds = [100 * bound for one in compared.values() for mc2 in one.mc2.values() for bound in (mc2.low, mc2.high)]
+        found = [mc2 for one in compared.values() for mc2 in one.mc2.values()]
+        bounds = [100 * bound for mc2 in found for bound in (mc2.low, mc2.high) if not mc2.not_estimated]
+        bounds += [100 * mc2.mean for mc2 in found]
         return scale_over([0, *bounds], start, end)
 
     def line(drawing: Drawing, x: Scale, arm: str, prompt: PromptName, y: float) -> None:
         found, kind = compared[arm].mc2[prompt], columns[arm].css_class
-        drawing.line((x(100 * found.low), y, x(100 * found.high), y), f"bar-line {kind}")
+        if not found.not_estimated:
+            drawing.line((x(100 * found.low), y, x(100 * found.high), y), f"bar-line {kind}")
         drawing.mark(x(100 * found.mean), y, columns[arm].style, f"{arm}, {prompt} prompt: {interval(found)}")
 
     words = "; ".join(

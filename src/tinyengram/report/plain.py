@@ -36,7 +36,8 @@ def scorecard_markdown(card: Scorecard) -> str:
         lines.append(_row([f"**{line.group}**" if line.group != group else "", *_texts(card, line)]))
         group = line.group
     if not card.of_one_model:
-        lines += ["", card.legend]
+        notes = [f"{column.name}: {column.note}." for column in card.columns if column.note]
+        lines += ["", " ".join([card.legend, *notes])]
     return "\n".join(lines)
 
 

@@ -140,12 +140,14 @@ def _cell(
 
 
 def _with_interval(difference: Difference, write: Callable[[float], str]) -> str:
-    return f"{write(difference.mean)} ({write(difference.low)} to {write(difference.high)})"
+    return f"{write(difference.mean)} ({difference.bounds(write)})"
 
 
 def _verdict(difference: Difference, higher_is: str) -> Verdict:
     if difference.questions < _ENOUGH_QUESTIONS:
         return "too few"
+    if difference.not_estimated:
+        return _NO_VERDICT
     if not difference.shown:
         return "not shown"
     return "better" if (difference.mean > 0) == (higher_is == "better") else "worse"

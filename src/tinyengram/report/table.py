@@ -177,7 +177,7 @@ def _change(results: Results, deltas: Sequence[Difference | None]) -> str:
 
 
 def _interval(difference: Difference) -> str:
-    return f"{points(difference.mean)} ({points(difference.low)} to {points(difference.high)})"
+    return f"{points(difference.mean)} ({difference.bounds(points)})"
 
 
 def _named(results: Results, group: list[Measurement]) -> tuple[str, str]:
@@ -217,7 +217,8 @@ def _comparison_rows(results: Results) -> list[TableRow]:
             if results.study.levels > 1:
                 cells.append(_interval(one.area[prompt]))
             moved = one.shift[prompt]
-            cells += [f"{moved.mean:+.3g} ({moved.low:+.3g} to {moved.high:+.3g})".replace("-", "\N{MINUS SIGN}")]
+            bounds = moved.bounds(lambda bound: f"{bound:+.3g}")
+            cells += [f"{moved.mean:+.3g} ({bounds})".replace("-", "\N{MINUS SIGN}")]
             cells.append(f"{shift_ratio(results, one, prompt):.3g}")
             if any(stopped_losses(results, other) for other in results.comparisons):
                 cells.append("" if at else _stopped(results, one))

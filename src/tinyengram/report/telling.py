@@ -84,8 +84,11 @@ def _kept(results: Results, reached: Sequence[Comparison]) -> str:
     if shown:
         more = f" and {len(shown) - _TOLD} more" if len(shown) > _TOLD else ""
         return f"Of MC2 {', '.join(shown[:_TOLD])}{more} against {results.study.reference} (shown)."
-    least = 100 * max(found.detectable for _, _, found in pairs)
-    return f"No difference in MC2 is shown: {pairs[0][2].questions} questions show one of {least:.0f} points or more."
+    estimated = [found for _, _, found in pairs if not found.not_estimated]
+    if not estimated:
+        return f"Of no arm an interval of MC2 is estimated: {pairs[0][2].not_estimated}."
+    least = 100 * max(found.detectable for found in estimated)
+    return f"No difference in MC2 is shown: {estimated[0].questions} questions show one of {least:.0f} points or more."
 
 
 def in_words(card: Scorecard) -> str:

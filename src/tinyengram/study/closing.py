@@ -8,18 +8,17 @@ looked for whose loss is at most the reference's and within 5% of it. Only losse
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tinyengram.files import read_model
 from tinyengram.progress import Clock, Event, PhaseEvent
 from tinyengram.study.matching import MatchedPair, eval_loss, is_close
+from tinyengram.study.material import Material
+from tinyengram.study.plan import Study
 from tinyengram.training.job import BaseSpec
 from tinyengram.training.trajectory import Between, Trajectory, TrajectoryPoint
-
-if TYPE_CHECKING:
-    from tinyengram.tasks.rendering import EncodedExample
 
 _MOST_TRIES = 8
 _POINT = "point.json"
@@ -118,11 +117,18 @@ def mixed_point(
     )
 
 
-def losses_on(held_out: Sequence[EncodedExample], batch_size: int, pad_token_id: int) -> LossesOf:
-    """What measures a model on held-out examples, as a stop of training does."""
+def losses_of_stops(study: Study, material: Material) -> LossesOf:
+    """What measures a model on the held-out examples as a stop of the reference's training does."""
     from tinyengram.training import eval_losses
 
+    settings = study.settings(study.reference)
+
     def losses(model: Any) -> tuple[float, float]:
-        return eval_losses(model, held_out, batch_size=batch_size, pad_token_id=pad_token_id)
+        return eval_losses(
+            model,
+            material.examples.held_out,
+            batch_size=settings.eval_batch_size or settings.batch_size,
+            pad_token_id=material.base.tokenizer.pad_token_id or 0,
+        )
 
     return losses

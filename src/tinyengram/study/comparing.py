@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tinyengram.scoring.probes import PromptName
 from tinyengram.scoring.scorer import Panel, Scorer
+from tinyengram.study.closing import Closer
 from tinyengram.study.frontier import curve_weights
 from tinyengram.study.matching import eval_loss, match, trained
 from tinyengram.study.measuring import Differences, measurement
@@ -17,9 +18,13 @@ from tinyengram.training.trajectory import Trajectory, TrajectoryPoint
 
 
 def compare(
-    study: Study, trajectories: Sequence[Trajectory], scorer: Scorer, out: Path
+    study: Study, trajectories: Sequence[Trajectory], scorer: Scorer, closer: Closer, out: Path
 ) -> tuple[list[Measurement], list[Comparison]]:
-    """Measure the base, every matched pair and the reference's last checkpoint; compare the pairs."""
+    """Measure the base, every matched pair and the reference's last checkpoint; compare the pairs.
+
+    The pair at the deepest level is what arms are judged by, and is brought within 5% of loss where that can be done;
+    those at further levels are points of a curve, wherever on it they lie.
+    """
     of = {(trajectory.arm, trajectory.seed): trajectory for trajectory in trajectories}
     base = scorer.panel("base", None)
     start = trajectories[0].points[0]
@@ -37,11 +42,17 @@ def compare(
         if name == study.reference:
             continue
         pairs, curves, missed = [], [], []
+        gaps: dict[int, float] = {}
+        why_apart: dict[int, str] = {}
         for seed in study.seeds:
             matched = match(of[study.reference, seed], of[name, seed], study.levels)
             if not matched:
                 missed.append(seed)
                 continue
+            matched[0], why = closer.closer(matched[0], of[name, seed])
+            gaps[seed] = matched[0].apart
+            if why:
+                why_apart[seed] = why
             before, after = Curve(start, base, study.loss_on), Curve(start, base, study.loss_on)
             for depth, pair in enumerate(matched):
                 theirs = measure(study.reference, seed, pair.reference, "level" if depth else "matched reference", name)
@@ -58,6 +69,8 @@ def compare(
                 reference=study.reference,
                 reached=[seed for seed in study.seeds if seed not in missed],
                 missed=missed,
+                apart=gaps,
+                why_apart=why_apart,
                 mc1=differences.truthfulqa("mc1"),
                 mc2=differences.truthfulqa("mc2"),
                 shift=differences.shift(base),

@@ -5,13 +5,12 @@ from __future__ import annotations
 from statistics import fmean
 
 from tinyengram.scoring.probes import PromptName
+from tinyengram.study.matching import CLOSE, apart, is_close
 from tinyengram.study.results import Comparison, Measurement, Results
 from tinyengram.study.statistics import Difference
 
 _ONE_BY_ONE = 3
 """Up to so many arms are told one by one, more of them together."""
-_MATCHED_WITHIN = 0.05
-"""Losses of a pair that differ by a larger share are not equal, and the finding says so."""
 
 
 def describe_finding(results: Results) -> str:
@@ -25,7 +24,7 @@ def describe_finding(results: Results) -> str:
         sentences = _together(results, reached)
     if unequal := [_unequal(results, one) for one in reached if not_matched(results, one)]:
         sentences.append(
-            f"Not matched within {_MATCHED_WITHIN:.0%}: {'; '.join(unequal)}. What these lost more than "
+            f"Not matched within {CLOSE:.0%}: {'; '.join(unequal)}. What these lost more than "
             f"{results.study.reference} is partly the price of having "
             "learnt more; a smaller eval_every brings the pairs closer."
         )
@@ -38,7 +37,7 @@ def not_matched(results: Results, comparison: Comparison) -> list[int]:
     return [
         seed
         for seed, ours, theirs in zip(comparison.reached, *matched_rows(results, comparison), strict=True)
-        if abs(mean_loss(results, [ours]) / mean_loss(results, [theirs]) - 1) > _MATCHED_WITHIN
+        if not is_close(loss_of(results, ours), loss_of(results, theirs))
     ]
 
 
@@ -46,7 +45,24 @@ def _unequal(results: Results, comparison: Comparison) -> str:
     ours, theirs = (mean_loss(results, rows) for rows in matched_rows(results, comparison))
     seeds = not_matched(results, comparison)
     where = "" if len(results.study.seeds) == 1 else f", seed {_listed(seeds)}"
-    return f"{comparison.arm} (eval loss {ours:.4f} against {theirs:.4f}{where})"
+    why = "".join(f": {reason}" for reason in dict.fromkeys(comparison.why_apart.values()))
+    return f"{comparison.arm} (eval loss {ours:.4f} against {theirs:.4f}{where}{why})"
+
+
+def matching_notes(results: Results, comparison: Comparison) -> list[str]:
+    """What a reader must know of a pair before he compares: that it is not equal, and that it was not trained."""
+    ours, theirs = matched_rows(results, comparison)
+    several = len(results.study.seeds) > 1
+    notes = []
+    for seed, mine, its in zip(comparison.reached, ours, theirs, strict=True):
+        of_seed = f" with seed {seed}" if several else ""
+        loss, level = loss_of(results, mine), loss_of(results, its)
+        if not is_close(loss, level):
+            kind = "lower" if loss < level else "higher"
+            notes.append(f"{abs(apart(loss, level)):.0%} {kind} loss than {comparison.reference}'s{of_seed}")
+        if mine.between is not None:
+            notes.append(f"mixed from two stops, {mine.between}{of_seed}")
+    return notes
 
 
 def points(value: float) -> str:
@@ -56,7 +72,7 @@ def points(value: float) -> str:
 
 def interval(difference: Difference) -> str:
     """A difference in points with its 95% interval."""
-    return f"{points(difference.mean)} points (95% interval {points(difference.low)} to {points(difference.high)})"
+    return f"{points(difference.mean)} points ({difference.bounds(points, '95% interval ')})"
 
 
 def _together(results: Results, reached: list[Comparison]) -> list[str]:
@@ -128,7 +144,7 @@ def _compared(results: Results, comparison: Comparison) -> list[str]:
         verdict = "no difference shown" if not drift.shown else "less" if drift.mean < 0 else "more"
         sentences.append(
             f"On general text the divergence of {arm} from the base, less that of {reference}, was {drift.mean:+.2g} "
-            f"nats per token (95% interval {drift.low:+.2g} to {drift.high:+.2g}): {verdict}."
+            f"nats per token ({drift.bounds(lambda bound: f'{bound:+.2g}', '95% interval ')}): {verdict}."
         )
     return sentences
 
@@ -143,7 +159,7 @@ def _verdict(arm: str, reference: str, prompt: str, difference: Difference) -> s
 def _limits(results: Results) -> list[str]:
     seeds, data = len(results.study.seeds), results.data
     limits = [f"Scores are those of {data.question_label}."]
-    compared = [one.mc2[name] for one in results.comparisons for name in one.mc2]
+    compared = [found for one in results.comparisons for found in one.mc2.values() if not found.not_estimated]
     if compared:
         limits.append(
             "With so many questions and seeds, a true difference in MC2 is shown four times out of five only if it "

@@ -20,6 +20,7 @@ def measurement(point: TrajectoryPoint, panel: Panel, base: Panel | None, **whic
     mc1, mc2, accuracy = change.truthfulqa("mc1"), change.truthfulqa("mc2"), change.accuracy()
     return Measurement(
         step=point.step,
+        between=point.between,
         eval_loss_whole=point.eval_loss_whole,
         eval_loss_answer=point.eval_loss_answer,
         retention={

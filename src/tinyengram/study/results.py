@@ -14,6 +14,7 @@ from tinyengram.study.statistics import Difference
 from tinyengram.tasks.calls.judging import Outcome
 from tinyengram.tasks.left_out import LeftOut
 from tinyengram.training import Trajectory
+from tinyengram.training.trajectory import Between
 
 SCHEMA_VERSION: Literal[2] = 2
 
@@ -104,6 +105,7 @@ class Measurement(BaseModel):
         matched_with: For a matched reference: the arm that it is matched to.
         seed: Of the arm; None for the base.
         step: Optimizer steps.
+        between: Of an adapter that was mixed from two stops: which ones; ``step`` is the nearest.
         eval_loss_whole, eval_loss_answer: Nats per token.
         retention: For each way of asking (``study.truthfulqa.prompts``).
         accuracy: For each choice set and way of asking; empty when the study does not ask, and at a ``level``.
@@ -116,6 +118,7 @@ class Measurement(BaseModel):
     matched_with: str | None = None
     seed: int | None
     step: int
+    between: Between | None = None
     eval_loss_whole: float
     eval_loss_answer: float
     retention: dict[PromptName, Retention]
@@ -131,6 +134,9 @@ class Comparison(BaseModel):
         arm, reference: Names.
         reached: Seeds in which the arm came down to some checkpoint of the reference.
         missed: Seeds in which it never did.
+        apart: For each seed in ``reached`` the arm's eval loss at the pair over the reference's, less 1; empty in runs
+            before it was kept. Pairs within 5% are equal.
+        why_apart: For each seed whose pair is not within 5%: why it could not be brought nearer.
         mc1, mc2: Arm minus reference at the matched pair for each way of asking; empty if never reached.
         shift: The same for how far the log-likelihoods of a question's choices moved from the base's, in nats.
         accuracy: The same for ``acc_norm`` of each choice set.
@@ -143,6 +149,8 @@ class Comparison(BaseModel):
     reference: str
     reached: list[int]
     missed: list[int]
+    apart: dict[int, float] = {}
+    why_apart: dict[int, str] = {}
     mc1: dict[PromptName, Difference]
     mc2: dict[PromptName, Difference]
     shift: dict[PromptName, Difference]

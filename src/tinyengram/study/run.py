@@ -20,6 +20,7 @@ from tinyengram.hardware import processes
 from tinyengram.progress import Clock, Event, PhaseEvent
 from tinyengram.scoring.scorer import Scorer
 from tinyengram.study.checks import check_arms, check_folder
+from tinyengram.study.closing import Closer, losses_of_stops
 from tinyengram.study.comparing import compare
 from tinyengram.study.finding import describe_finding
 from tinyengram.study.jobs import check_inputs, rehearse_what_is_missing, train_study
@@ -76,7 +77,8 @@ def _run(study: Study, out: Path, on_event: Callable[[Event], None]) -> Results:
     if processes() == 1:  # Of several, the others would wait for it and give up.
         _tell_how_long(study, scorer, on_event)
     trajectories, trials = train_study(study, material, out, clock, on_event)
-    measurements, comparisons = compare(study, trajectories, scorer, out)
+    closer = Closer(study.base, losses_of_stops(study, material), out, clock, on_event)
+    measurements, comparisons = compare(study, trajectories, scorer, closer, out)
     results = Results(
         study=study,
         provenance=provenance,

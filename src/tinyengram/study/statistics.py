@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 _RESAMPLES = 10_000
 _ERROR_RATE = 0.05
@@ -20,11 +21,16 @@ class Difference(BaseModel):
     Attributes:
         mean: In the unit of the scores.
         low, high: Bounds of the interval; of several comparisons all hold at once with 95% confidence (Bonferroni).
+            Not a number where no interval can be estimated, which ``not_estimated`` says.
         p_value: Of the exact McNemar test, for scores of 0 and 1 and one seed, times ``comparisons``; else None.
-        detectable: The smallest true difference that so many questions and seeds would show four times out of five.
+        detectable: The smallest true difference that so many questions and seeds would show four times out of five; not
+            a number where no interval is estimated.
         questions, seeds: What it rests on.
         comparisons: How many differences were judged together.
+        not_estimated: Why there is no interval; empty where there is one.
     """
+
+    model_config = ConfigDict(ser_json_inf_nan="constants")  # JSON's null would not read back as a number.
 
     mean: float
     low: float
@@ -34,11 +40,18 @@ class Difference(BaseModel):
     questions: int
     seeds: int
     comparisons: int = 1
+    not_estimated: str = ""
 
     @property
     def shown(self) -> bool:
-        """Whether the interval excludes zero."""
+        """Whether the interval excludes zero; of none it is not shown."""
         return self.low > 0 or self.high < 0
+
+    def bounds(self, write: Callable[[float], str], before: str = "") -> str:
+        """The interval in words; ``before`` stands in front of one, and what is not estimated says so."""
+        if self.not_estimated:
+            return f"not estimated: {self.not_estimated}"
+        return f"{before}{write(self.low)} to {write(self.high)}"
 
 
 def paired_difference(
@@ -57,7 +70,10 @@ def paired_difference(
         comparisons: How many such differences are judged together; the interval is widened for them.
 
     Returns:
-        The mean difference with a percentile bootstrap interval (Efron 1979) of a fixed random stream.
+        The mean difference with a percentile bootstrap interval (Efron 1979) of a fixed random stream. Where all
+        differences are equal a resample never differs, and its interval would have no width: of scores of 0 and 1 it is
+        Clopper and Pearson's (1934) exact bound on the share of questions that would differ, of others none is
+        estimated, nor of a single question. With one seed an interval speaks of that seed alone.
 
     Raises:
         ValueError: The two do not have the same seeds and questions.
@@ -70,6 +86,13 @@ def paired_difference(
         raise ValueError(f"Scores of shapes {first.shape} and {second.shape} cannot be paired by seed and question.")
     differences = second - first
     seeds, questions = differences.shape
+    binary = bool(np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all())
+    tail = _ERROR_RATE / comparisons / 2
+    p_value = min(1.0, comparisons * _mcnemar(first[0], second[0])) if binary and seeds == 1 else None
+    # Equal but for rounding: a resample's mean then varies by rounding alone.
+    alike = bool(np.allclose(differences, differences[0, 0], rtol=1e-9, atol=1e-12))
+    if questions == 1 or alike:
+        return _without_spread(differences, binary and alike, comparisons).model_copy(update={"p_value": p_value})
     generator = np.random.default_rng(0)
     # Questions are resampled as multiplicities, so that one matrix product does every resample.
     weights = generator.multinomial(questions, np.full(questions, 1 / questions), size=_RESAMPLES)
@@ -77,18 +100,47 @@ def paired_difference(
     if seeds > 1:
         spread = (_seed_variance(differences) / seeds) ** 0.5
         means = means + spread * generator.standard_t(seeds - 1, size=_RESAMPLES)
-    tail = _ERROR_RATE / comparisons / 2
     low, high = np.quantile(means, [tail, 1 - tail])
-    binary = bool(np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all())
+    if not high - low > 1e-12:  # Seeds that undo each other question by question.
+        return _without_spread(differences, False, comparisons).model_copy(update={"p_value": p_value})
     return Difference(
         mean=float(differences.mean()),
         low=float(low),
         high=float(high),
-        p_value=min(1.0, comparisons * _mcnemar(first[0], second[0])) if binary and seeds == 1 else None,
+        p_value=p_value,
         detectable=float((high - low) / 2 * (1 + norm.ppf(_POWER_QUANTILE) / norm.ppf(1 - tail))),
         questions=questions,
         seeds=seeds,
         comparisons=comparisons,
+    )
+
+
+def _without_spread(differences: Any, binary: bool, comparisons: int) -> Difference:
+    """A difference whose questions do not vary; ``binary``: of scores of 0 and 1, all alike."""
+    seeds, questions = differences.shape
+    mean = float(differences.mean())
+    low = high = math.nan
+    why = ""
+    if binary:
+        # At most so large a share of all questions differs otherwise than these did, by 2 at most.
+        share = 1 - (_ERROR_RATE / comparisons) ** (1 / questions)
+        low, high = mean - share * (mean + 1), mean + share * (1 - mean)
+    elif questions == 1:
+        why = "one question shows no spread"
+    elif not differences.any():
+        why = f"all {questions} differences are zero: unchanged, to the bit"
+    else:
+        why = f"all {questions} differences are equal"
+    return Difference(
+        mean=mean,
+        low=low,
+        high=high,
+        p_value=None,
+        detectable=high - low,
+        questions=questions,
+        seeds=seeds,
+        comparisons=comparisons,
+        not_estimated=why,
     )
 
 
