@@ -34,7 +34,7 @@ def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def losses(model: Any) -> tuple[float, float]:
-    return eval_losses(model, examples(6, seed=9), batch_size=4, pad_token_id=0)
+    return eval_losses(model, examples(8), batch_size=4, pad_token_id=0)
 
 
 def trained(folder: Path, which: str) -> Trajectory:
@@ -45,7 +45,7 @@ def trained(folder: Path, which: str) -> Trajectory:
         base=base,
         config=peft_config(method, options, base=base, train=train, settings=given),
         train=train,
-        eval=examples(6, seed=9),
+        eval=examples(8),
         settings=given,
         seed=0,
         folder=folder / "jobs" / "j",
@@ -65,7 +65,7 @@ def closer(folder: Path) -> Closer:
 
 
 def middle(run: Trajectory, stop: int) -> float:
-    """A loss that is reached between two stops."""
+    """A loss that is reached between two stops; measured on what is learnt, where every method's falls."""
     above, below = (run.points[at].eval_loss_answer for at in (stop - 1, stop))
     assert below < above
     return 0.3 * below + 0.7 * above
@@ -75,7 +75,7 @@ def middle(run: Trajectory, stop: int) -> float:
 def test_between_two_stops_every_method_of_plain_tensors(
     which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tinyengram.study.matching.CLOSE", 1e-4)  # The tiny base's losses are near each other.
+    monkeypatch.setattr("tinyengram.study.matching.CLOSE", 0.02)  # Nearer than any stop is.
     run = trained(tmp_path, which)
     far = pair_at(run, 2, middle(run, 2))
     assert not far.close
@@ -94,7 +94,7 @@ def test_between_two_stops_every_method_of_plain_tensors(
 
 
 def test_what_was_found_is_not_looked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tinyengram.study.matching.CLOSE", 1e-4)
+    monkeypatch.setattr("tinyengram.study.matching.CLOSE", 0.02)
     run = trained(tmp_path, "lora")
     far = pair_at(run, 2, middle(run, 2))
     first, _ = closer(tmp_path).closer(far, run)
@@ -103,7 +103,7 @@ def test_what_was_found_is_not_looked_for_again(tmp_path: Path, monkeypatch: pyt
 
 
 def test_from_the_base_the_change_is_scaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tinyengram.study.matching.CLOSE", 1e-4)
+    monkeypatch.setattr("tinyengram.study.matching.CLOSE", 0.02)
     for which in ("lora", "hashed", "exact"):
         run = trained(tmp_path / which, which)
         found, why = closer(tmp_path / which).closer(pair_at(run, 1, middle(run, 1)), run)

@@ -1,4 +1,4 @@
-"""Pairs of equal loss: where an arm's first stop below the level is far below it, an adapter between its stops is taken.
+"""Pairs of equal loss: where an arm's first stop below the level is far below it, one between its stops is taken.
 
 A stop every so many steps seldom falls near the reference's loss, and an arm that has learnt more has reason to have
 forgotten more. Between the stop above the level and the one below it every adapter is a mixture of the two, and one is

@@ -11,7 +11,6 @@ from pydantic import BaseModel
 from tinyengram.study.frontier import record_lows
 from tinyengram.training import Trajectory, TrajectoryPoint
 
-
 CLOSE = 0.05
 """Losses of a pair that differ by a larger share are not equal, and everything that is written of it says so."""
 

@@ -21,10 +21,10 @@ class Difference(BaseModel):
     Attributes:
         mean: In the unit of the scores.
         low, high: Bounds of the interval; of several comparisons all hold at once with 95% confidence (Bonferroni).
-            Not a number where no interval can be estimated, which ``not_estimated`` says.
+            Infinite where no interval can be estimated, which ``not_estimated`` says.
         p_value: Of the exact McNemar test, for scores of 0 and 1 and one seed, times ``comparisons``; else None.
-        detectable: The smallest true difference that so many questions and seeds would show four times out of five; not
-            a number where no interval is estimated.
+        detectable: The smallest true difference that so many questions and seeds would show four times out of five;
+            infinite where no interval is estimated.
         questions, seeds: What it rests on.
         comparisons: How many differences were judged together.
         not_estimated: Why there is no interval; empty where there is one.
@@ -119,7 +119,7 @@ def _without_spread(differences: Any, binary: bool, comparisons: int) -> Differe
     """A difference whose questions do not vary; ``binary``: of scores of 0 and 1, all alike."""
     seeds, questions = differences.shape
     mean = float(differences.mean())
-    low = high = math.nan
+    low, high = -math.inf, math.inf
     why = ""
     if binary:
         # At most so large a share of all questions differs otherwise than these did, by 2 at most.

@@ -107,7 +107,9 @@ def scaled_tensors(checkpoint: Path) -> str:
         return "lora_B"
     if method == "engram":
         if said.get("kernel_size"):
-            raise CannotBlend("its convolution reads normalised values, which no scale changes (kernel_size: 0 has none)")
+            raise CannotBlend(
+                "its convolution reads normalised values, which no scale changes (kernel_size: 0 has none)"
+            )
         return ".value_proj."
     raise CannotBlend(f"the change that {method} makes is not known to be linear in some of its tensors")
 
