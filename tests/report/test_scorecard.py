@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from tests.report.samples import calls, difference, measurement
 from tinyengram.report.columns import Column, study_columns
+from tinyengram.report.page import render_page
 from tinyengram.report.palette import ArmStyle
 from tinyengram.report.plain import scorecard_markdown, scorecard_table
+from tinyengram.report.runs import Run
 from tinyengram.report.scorecard import Scorecard, scorecard
 from tinyengram.report.telling import headline, in_words
+from tinyengram.study.finding import describe_finding
 from tinyengram.study.results import Measurement, Results
+from tinyengram.study.statistics import paired_difference
+from tinyengram.training.trajectory import Between
 
 BASE = measurement("base", "base", 0, 2.0, None)
 HERE = Path("run")
@@ -144,3 +150,30 @@ def test_a_name_with_a_hyphen_stays_and_who_moved_farther_is_told_against_whom(m
         == "Asked in the plain prompt, at equal loss, up-and-away moved answers 2.0 times as far as lora (shown)."
     )
     assert said[2].startswith("Of MC2 up-and-away +6.0 points (plain), up-and-away +6.0 points (chat) and 4 more")
+
+
+def test_a_pair_that_is_not_close_or_was_mixed_says_so(results: Results, tmp_path: Path) -> None:
+    ours = next(row for row in results.measurements if row.role == "matched")
+    ours.eval_loss_answer = 0.88
+    ours.between = Between(before=0, after=20, share=0.375)
+    results.comparisons[0].why_apart = {0: "its options change"}
+    text = scorecard_markdown(scorecard(study_columns(results, tmp_path)))
+    assert (
+        "engram: 12% lower loss than lora's; mixed from two stops, 0.375 of the way from the base to step 20." in text
+    )
+    said = describe_finding(results)
+    assert "Not matched within 5%: engram (eval loss 0.8800 against 1.0000: its options change)." in said
+    ours.eval_loss_answer, ours.between = 0.96, None
+    assert "lower loss" not in scorecard_markdown(scorecard(study_columns(results, tmp_path)))
+    assert "Not matched" not in describe_finding(results)
+
+
+def test_what_is_not_estimated_is_written_so_and_not_judged(results: Results, tmp_path: Path) -> None:
+    unchanged = paired_difference([[0.3] * 40], [[0.3] * 40])
+    results.comparisons[0].mc2 = dict.fromkeys(("plain", "chat"), unchanged)
+    line = next(one for one in scorecard(study_columns(results, tmp_path)).lines if one.id == "mc2-plain")
+    assert "not estimated: all 40 differences are zero: unchanged, to the bit" in line.cells[-1].change
+    assert line.cells[-1].verdict == ""
+    for text in (describe_finding(results), *headline(results), render_page([Run(tmp_path, results)])):
+        assert not re.search(r"\b(inf|nan)\b", text)
+    assert "to the bit" in " ".join(headline(results))
