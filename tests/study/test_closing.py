@@ -145,7 +145,7 @@ def test_a_pair_that_cannot_be_brought_nearer_says_why(tmp_path: Path) -> None:
     assert "convolution" in why or "no higher loss" in why
     assert found.other == run.points[1]
     with pytest.raises(CannotBlend, match="convolution"):
-        blending.scaled_tensors(tmp_path / "jobs" / "j" / "checkpoint-5")
+        Blend(BASE, None, tmp_path / "jobs" / "j" / "checkpoint-5")
     config = tmp_path / "jobs" / "j" / "checkpoint-5" / "adapter_config.json"
     said = json.loads(config.read_text())
     config.write_text(json.dumps({**said, "gate": "other"}))
@@ -156,7 +156,7 @@ def test_a_pair_that_cannot_be_brought_nearer_says_why(tmp_path: Path) -> None:
 def test_a_method_whose_change_is_not_linear_is_refused_by_name(tmp_path: Path) -> None:
     trained(tmp_path, "adalora")
     with pytest.raises(CannotBlend, match="adalora"):
-        blending.scaled_tensors(tmp_path / "jobs" / "j" / "checkpoint-5")
+        Blend(BASE, None, tmp_path / "jobs" / "j" / "checkpoint-5")
 
 
 def test_losses_that_jump_are_given_up_and_nothing_is_kept(tmp_path: Path) -> None:

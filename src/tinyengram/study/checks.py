@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import BaseModel
@@ -54,19 +55,33 @@ def check_arms(study: Study, material: Material, out: Path) -> None:
             train = material.examples.train
             config = peft_config(arm.method, arm.options, base=material.base, train=train, settings=settings)
             parameters = check_config(config, material.base)
+            if arm.wise_ft is not None:
+                _check_scaling(arm.wise_ft.of, config.to_dict())
         except Exception as error:
             if type(error).__module__.startswith("tinyengram"):
                 raise StudyError(f"Arm {name!r}: {error}") from error
             raise
         stops = math.ceil(_total_steps(study, name, len(material.examples.train)) / settings.eval_every)
         runs = len(study.seeds) + max(0, len(arm.rates) - 1)
-        needed += parameters * _BYTES_PER_PARAMETER * (stops + _OPTIMIZER_COPIES) * runs
+        copies = (stops + _OPTIMIZER_COPIES) * runs
+        if arm.wise_ft is not None:  # Nothing is trained.
+            copies = len(arm.wise_ft.scales) * len(study.seeds)
+        needed += parameters * _BYTES_PER_PARAMETER * copies
     free = shutil.disk_usage(out).free
     if needed > free:
         raise StudyError(
             f"The checkpoints need about {needed / 1e9:.1f} GB and {out} has {free / 1e9:.1f} GB free. Free some "
             "space, raise eval_every, or choose another --out."
         )
+
+
+def _check_scaling(of: str, options: dict[str, Any]) -> None:
+    from tinyengram.training.blending import CannotBlend, scaled_tensors
+
+    try:
+        scaled_tensors(options)
+    except CannotBlend as refusal:
+        raise StudyError(f"wise_ft cannot scale {of!r}: {refusal}. Leave it out, or scale another arm.") from refusal
 
 
 def _total_steps(study: Study, arm: str, examples: int) -> int:

@@ -10,19 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from tinyengram.files import read_model
 from tinyengram.progress import Clock, Event, PhaseEvent
 from tinyengram.study.matching import MatchedPair, eval_loss, is_close
-from tinyengram.study.material import Material
-from tinyengram.study.plan import Study
+from tinyengram.study.scaling import LossesOf, mixed_point
 from tinyengram.training.job import BaseSpec
-from tinyengram.training.trajectory import Between, Trajectory, TrajectoryPoint
+from tinyengram.training.trajectory import Trajectory, TrajectoryPoint
 
 _MOST_TRIES = 8
 _POINT = "point.json"
-LossesOf = Callable[[Any], tuple[float, float]]
 
 
 class Closer:
@@ -98,37 +95,3 @@ class Closer:
                 low = share
             else:
                 high = share
-
-
-def mixed_point(
-    above: TrajectoryPoint, below: TrajectoryPoint, share: float, losses: tuple[float, float], checkpoint: str
-) -> TrajectoryPoint:
-    """What is known of an adapter between two stops; ``losses`` are ``(whole, answer)``."""
-    step = round(above.step + share * (below.step - above.step))
-    return TrajectoryPoint(
-        step=min(max(step, above.step + 1), max(below.step - 1, above.step + 1)),
-        tokens=round(above.tokens + share * (below.tokens - above.tokens)),
-        seconds=below.seconds,
-        train_loss=None,
-        eval_loss_whole=losses[0],
-        eval_loss_answer=losses[1],
-        checkpoint=checkpoint,
-        between=Between(before=above.step, after=below.step, share=share),
-    )
-
-
-def losses_of_stops(study: Study, material: Material) -> LossesOf:
-    """What measures a model on the held-out examples as a stop of the reference's training does."""
-    from tinyengram.training import eval_losses
-
-    settings = study.settings(study.reference)
-
-    def losses(model: Any) -> tuple[float, float]:
-        return eval_losses(
-            model,
-            material.examples.held_out,
-            batch_size=settings.eval_batch_size or settings.batch_size,
-            pad_token_id=material.base.tokenizer.pad_token_id or 0,
-        )
-
-    return losses

@@ -14,6 +14,7 @@ from tinyengram.study.matching import late_train_loss
 from tinyengram.study.material import Material
 from tinyengram.study.plan import Study, StudyError
 from tinyengram.study.rehearsal import rehearse
+from tinyengram.study.scaling import scaled_run
 from tinyengram.training.job import TrainingJob, checksum_of_base, first_difference
 from tinyengram.training.run import result_of, run_job
 from tinyengram.training.trajectory import Trajectory, breakdown, unbroken
@@ -115,6 +116,8 @@ def train_study(
     chosen: dict[str, float | None] = dict.fromkeys(study.arms)
     trials = []
     for name, arm in study.arms.items():
+        if arm.wise_ft is not None:
+            continue
         tried = [run(name, study.seeds[0], rate) for rate in arm.rates]
         if tried:
             best = min(tried, key=late_train_loss)
@@ -123,7 +126,18 @@ def train_study(
             trials += [trial for trial in tried if trial is not best]
             for trial in (one for one in tried if one.broke_down_at is not None):
                 on_event(PhaseEvent(breakdown(trial)))
-    return [unbroken(run(name, seed, chosen[name])) for seed in study.seeds for name in study.arms], trials
+
+    def of(name: str, seed: int) -> Trajectory:
+        wise = study.arms[name].wise_ft
+        if wise is None:
+            return unbroken(run(name, seed, chosen[name]))
+        source = of(wise.of, seed)
+        if clock is None:  # Nothing is trained, so there is nothing to help with.
+            return source
+        with clock.phase("scale"):
+            return scaled_run(name, source, wise.scales, study, material, out)
+
+    return [of(name, seed) for seed in study.seeds for name in study.arms], trials
 
 
 def rehearse_what_is_missing(
@@ -140,7 +154,8 @@ def rehearse_what_is_missing(
         rates: Sequence[float | None] = study.arms[arm].rates or [None]
         return any(result_of(jobs.job(arm, seed, rate), out, arm) is not None for rate in rates)
 
-    missing = [arm for arm in study.arms if not all(finished(arm, seed) for seed in study.seeds)]
+    trained = [name for name, arm in study.arms.items() if arm.wise_ft is None]
+    missing = [arm for arm in trained if not all(finished(arm, seed) for seed in study.seeds)]
     if missing:
         on_event(PhaseEvent(f"Trying each arm on one example: {', '.join(missing)}"))
         with nullcontext() if clock is None else clock.phase("try"):

@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from tinyengram.errors import TinyEngramError, nearest
 from tinyengram.scoring.probes import CallsProbe, ChoiceSetProbe, DriftProbe, Probes, TruthfulQAProbe
@@ -24,17 +33,41 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class WiseSection(_Section):
+    """WiSE-FT (arXiv 2109.01903): another arm's last checkpoint, its change of the base times each of ``scales``.
+
+    ``of`` names the arm. Nothing is trained; the scales are this arm's stops.
+    """
+
+    of: str
+    scales: list[Annotated[float, Field(gt=0, lt=1)]] = Field(min_length=1)
+
+    @field_validator("scales")
+    @classmethod
+    def _rising(cls, scales: list[float]) -> list[float]:
+        if len(set(scales)) < len(scales):
+            raise ValueError(f"scales {scales} names one scale more than once")
+        return sorted(scales)
+
+
 class ArmSection(_Section):
     """A PEFT method with its options, and where its training differs from the study's.
 
     ``rates`` are learning rates to choose from instead of the one in ``training``: each is tried with the study's first
-    seed, and the lowest training loss at the stops in the second half of the run decides for every seed.
+    seed, and the lowest training loss at the stops in the second half of the run decides for every seed. ``wise_ft``
+    stands in place of all else: the arm has method, options and training of the one that is scaled.
     """
 
-    method: str
+    method: str = ""
     options: dict[str, Any] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
     rates: list[Annotated[float, Field(gt=0)]] = Field(default_factory=list)
+    wise_ft: WiseSection | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Plans that were written before there was ``wise_ft`` are still those of the same study."""
+        return {key: value for key, value in write(self).items() if key != "wise_ft" or value is not None}
 
 
 class Study(_Section):
@@ -64,6 +97,27 @@ class Study(_Section):
                 raise ValueError(f"arm name {name!r} cannot name a folder, or is taken by the base")
         return arms
 
+    @field_validator("arms")
+    @classmethod
+    def _scaled_arms(cls, arms: dict[str, ArmSection]) -> dict[str, ArmSection]:
+        trained = [name for name, arm in arms.items() if arm.wise_ft is None]
+        for name in trained:
+            if not arms[name].method:
+                raise ValueError(f"arm {name!r} has no method. Give one, such as method: lora")
+        for name, arm in arms.items():
+            if arm.wise_ft is None:
+                continue
+            of = arm.wise_ft.of
+            if of not in trained:
+                raise ValueError(f"wise_ft of arm {name!r} scales {of!r}, which no arm trains.{nearest(of, trained)}")
+            whole = arms[of].model_copy(update={"wise_ft": arm.wise_ft})
+            if arm not in (whole, ArmSection(wise_ft=arm.wise_ft)):
+                raise ValueError(
+                    f"arm {name!r} gives more than wise_ft, and has all else of {of!r}. Leave the rest out"
+                )
+            arms[name] = whole
+        return arms
+
     @field_validator("seeds")
     @classmethod
     def _distinct_seeds(cls, seeds: list[int]) -> list[int]:
@@ -83,6 +137,8 @@ class Study(_Section):
     def _consistent(self) -> Study:
         if self.reference not in self.arms:
             raise ValueError(f"reference {self.reference!r} is not an arm.{nearest(self.reference, self.arms)}")
+        if self.arms[self.reference].wise_ft is not None:
+            raise ValueError(f"reference {self.reference!r} is scaled and not trained. Name an arm that is trained")
         losses = {self.settings(arm).loss_on for arm in self.arms}
         if len(losses) > 1:
             raise ValueError("every arm must train the same loss (loss_on), or their losses cannot be matched")

@@ -20,7 +20,7 @@ from tinyengram.hardware import processes
 from tinyengram.progress import Clock, Event, PhaseEvent
 from tinyengram.scoring.scorer import Scorer
 from tinyengram.study.checks import check_arms, check_folder
-from tinyengram.study.closing import Closer, losses_of_stops
+from tinyengram.study.closing import Closer
 from tinyengram.study.comparing import compare
 from tinyengram.study.finding import describe_finding
 from tinyengram.study.jobs import check_inputs, rehearse_what_is_missing, train_study
@@ -28,6 +28,7 @@ from tinyengram.study.material import data_in_words, prepare
 from tinyengram.study.plan import Study
 from tinyengram.study.provenance import provenance_of
 from tinyengram.study.results import Results
+from tinyengram.study.scaling import losses_of_stops
 
 _WORTH_SAYING = 30
 """Seconds of asking from which on it is said beforehand how long it will take."""

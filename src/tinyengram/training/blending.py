@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ class Blend:
     def __init__(self, base: BaseSpec, before: Path | None, after: Path) -> None:
         self._after = after
         if before is None:
-            linear = scaled_tensors(after)
+            linear = scaled_tensors(_options(after))
         elif _options(before) != _options(after):
             raise CannotBlend("its options change between the two checkpoints, so their tensors do not correspond")
         self.model: Any = load_adapter(load_fresh(base).model, after)
@@ -89,24 +90,27 @@ class Blend:
         os.replace(begun, folder)
 
 
-def scaled_tensors(checkpoint: Path) -> str:
+def scaled_tensors(options: Mapping[str, Any]) -> str:
     """What the names of those tensors hold in which an adapter's change of its base is linear.
+
+    Args:
+        options: Of the adapter, as its ``adapter_config.json`` holds them.
 
     Raises:
         CannotBlend: There are none, or the adapter changes the base in another way besides.
     """
-    said = _options(checkpoint)
-    method = str(said.get("peft_type")).lower()
-    if said.get("modules_to_save") or said.get("trainable_token_indices"):
+    kind = options.get("peft_type")
+    method = str(getattr(kind, "value", kind)).lower()
+    if options.get("modules_to_save") or options.get("trainable_token_indices"):
         raise CannotBlend("whole modules were trained beside it, whose start is not kept")
     if method == "lora":
-        if said.get("use_dora"):
+        if options.get("use_dora"):
             raise CannotBlend("DoRA's magnitudes are no linear change of the base")
-        if said.get("bias", "none") != "none" or said.get("init_lora_weights", True) not in _PLAIN_STARTS:
+        if options.get("bias", "none") != "none" or options.get("init_lora_weights", True) not in _PLAIN_STARTS:
             raise CannotBlend("it changes the base's own weights, so that the base is not at scale zero")
         return "lora_B"
     if method == "engram":
-        if said.get("kernel_size"):
+        if options.get("kernel_size"):
             raise CannotBlend(
                 "its convolution reads normalised values, which no scale changes (kernel_size: 0 has none)"
             )
