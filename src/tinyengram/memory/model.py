@@ -225,7 +225,6 @@ class EngramModel(BaseTuner):
         return [module for module in self.model.modules() if isinstance(module, EngramLayer)]
 
     def _reading(self, ids: torch.Tensor, given: dict[str, Any], cache: Any, state: EngramCacheLayer) -> Reading:
-        ids = ids.reshape(-1, ids.shape[-1])
         length, past = ids.shape[1], state.length
         if cache is not None and host.length_of(cache, past) != past:
             raise ValueError(
