@@ -36,9 +36,9 @@ from hypothesis import HealthCheck, Phase, settings
 from mutations import Mutant, mutants_of
 from reached import KNOWN, PACKAGE, PYTEST, ROOT, TESTS, coverage, digest, forked
 
-# Seconds of tests, by the clean run, that are tried on one mutant: of the file of its name for half of the time, then by
-# turns the fastest of each. A score is thus a lower bound; a line that every test reaches would take all of them for a
-# survivor.
+# Seconds of tests, by the clean run, that are tried on one mutant: of the file of its name for half of the time, then
+# by turns the fastest of each. A score is thus a lower bound; a line that every test reaches would take all of them for
+# a survivor.
 AT_MOST = 15.0
 SURVIVED, NOT_REACHED, BY_TIME = "survived", "survived: no test reaches it", "killed by time"
 CANNOT_PATCH = 75

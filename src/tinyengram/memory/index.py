@@ -9,6 +9,7 @@ from torch import nn
 
 from tinyengram.memory.compression import compress_vocabulary
 from tinyengram.memory.config import EngramConfig
+from tinyengram.memory.latch import as_tensor
 from tinyengram.memory.ngrams import exact_rows, hash_multipliers, hashed_rows, head_sizes, map_digest
 from tinyengram.memory.reading import Reading
 from tinyengram.memory.saving import check_fingerprint
@@ -24,6 +25,7 @@ class EngramIndex(nn.Module):
     """
 
     compression: torch.Tensor | None
+    openings: torch.Tensor | None
     pad: torch.Tensor
     sizes: torch.Tensor
     multipliers: torch.Tensor
@@ -53,6 +55,8 @@ class EngramIndex(nn.Module):
         else:
             self.compressed_vocab_size = vocab_size if compression is None else int(compression.max()) + 1
         self.layer_ids = list(config.layer_ids)
+        # Not among the tensors of a file: they stand in its fingerprint.
+        self.register_buffer("openings", None, persistent=False)
         if config.memory == "hashed":
             primes = head_sizes(config.layer_ids, config.engram_vocab_size, config.n_head_per_ngram)
             self.register_buffer("sizes", torch.tensor([primes[layer] for layer in config.layer_ids]))
@@ -89,6 +93,15 @@ class EngramIndex(nn.Module):
     def _compressed(self, token_id: int) -> int:
         return token_id if self.compression is None else int(self.compression[token_id])
 
+    def open_after(self, openings: list[list[int]]) -> None:
+        """Stay shut in each text until one of these runs of raw token ids was read."""
+        self.openings = as_tensor(openings)
+
+    @property
+    def reach(self) -> int:
+        """Tokens before the one being read that it looks at."""
+        return max(self.max_ngram_size, 0 if self.openings is None else self.openings.shape[1]) - 1
+
     def n_rows(self, layer_id: int) -> int:
         """Rows of a layer's table."""
         if self.memory == "hashed":
@@ -102,6 +115,8 @@ class EngramIndex(nn.Module):
             facts["map_size"] = len(self.compression)
         if self.memory == "exact":
             facts |= {"n_ngrams": len(self.ngram_keys), "ngram_orders": list(self.orders)}
+        if self.openings is not None:
+            facts["open_after"] = [[token for token in reversed(run) if token >= 0] for run in self.openings.tolist()]
         return facts
 
     def rows(self, adapter_name: str, layer_id: int, reading: Reading) -> torch.Tensor:
@@ -118,12 +133,17 @@ class EngramIndex(nn.Module):
         )
         if self.memory == "exact":
             return reading.once(
-                (adapter_name, "rows"), lambda: exact_rows(window, self.ngrams, self.ngram_keys, self.orders)
+                (adapter_name, "rows"), lambda: self._exact_rows(window, reading.opened.get(adapter_name))
             )
         at = self.layer_ids.index(layer_id)
         return reading.once(
             (adapter_name, "rows"), lambda: hashed_rows(window, self.multipliers, self.sizes, self.largest)
         )[at]
+
+    def _exact_rows(self, window: torch.Tensor, opened: torch.Tensor | None) -> torch.Tensor:
+        """Where the memory is shut it knows no n-gram."""
+        rows = exact_rows(window, self.ngrams, self.ngram_keys, self.orders)
+        return rows if opened is None else torch.where(opened.unsqueeze(-1), rows, len(self.ngram_keys))
 
     def _refuse_unloaded(self, adapter_name: str) -> None:
         fresh = "give ngrams=collect_ngrams(...)" if self.memory == "exact" else "set its fingerprint to None"

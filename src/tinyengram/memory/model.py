@@ -14,16 +14,18 @@ from torch import nn
 from tinyengram import host
 from tinyengram.memory.base import (
     describe_base,
+    openings_for,
     pad_token_of,
     refuse_bare_offload,
     refuse_modules_of_blocks,
     refuse_other_base,
     unload_former_memory,
 )
-from tinyengram.memory.cache import MARGIN, EngramCacheLayer
+from tinyengram.memory.cache import MARGIN, EngramCacheLayer, ForgottenError
 from tinyengram.memory.config import EngramConfig
 from tinyengram.memory.controls import make_index
 from tinyengram.memory.index import EngramIndex
+from tinyengram.memory.latch import forget, is_known_of, open_places
 from tinyengram.memory.layer import EngramLayer, EngramMemory
 from tinyengram.memory.optim import for_trainer
 from tinyengram.memory.reading import Reading, ReadingSlot
@@ -74,6 +76,8 @@ class EngramModel(BaseTuner):
             raise ValueError(f"pad_token_id={pad_token_id} is outside the base's vocabulary of {base['vocab_size']}.")
         with torch.device("cpu"):  # Also when the base is made without weights, to see whether the sizes fit.
             index = make_index(peft_config, base["vocab_size"], pad_token_id)
+            if peft_config.open_after is not None:
+                index.open_after(openings_for(peft_config, model, base["vocab_size"]))
         # One config may serve several bases, and PEFT goes on with the object it was given: each adapter keeps its own.
         index.fingerprint = {"base": base, "options": peft_config.own_options(), **index.describe()}
         peft_config.current_fingerprint = index.fingerprint
@@ -218,8 +222,13 @@ class EngramModel(BaseTuner):
         if state is not None and host.has_layers(cache) and state not in cache.layers:
             state.join(cache)
 
-    def _is_active(self) -> bool:
-        return any(not layer.disable_adapters and layer.active_adapters for layer in self._layers())
+    def _is_active(self, adapter_name: str | None = None) -> bool:
+        """Whether a memory, or the named one, is read."""
+        return any(
+            not layer.disable_adapters
+            and (layer.active_adapters if adapter_name is None else adapter_name in layer.active_adapters)
+            for layer in self._layers()
+        )
 
     def _layers(self) -> list[EngramLayer]:
         return [module for module in self.model.modules() if isinstance(module, EngramLayer)]
@@ -231,7 +240,7 @@ class EngramModel(BaseTuner):
                 f"The key-value cache holds {host.length_of(cache, past)} tokens but the memory saw {past} of them: "
                 "it was filled without this model. Read the prompt again with a fresh cache."
             )
-        reach = max([0, *(_reach(self.peft_config[name]) for name in self.engram_index)])
+        reach = max([0, *(self._reach(name) for name in self.engram_index)])
         lacking = state.first - max(0, past - reach)
         if lacking > 0 and self._is_active():
             raise state.forgotten(lacking)
@@ -254,13 +263,38 @@ class EngramModel(BaseTuner):
             if length > MARGIN and mask is not None and texts is not None:
                 behind = length if torch.compiler.is_compiling() else padding_behind(texts)
             state.extend(ids, texts, positions, reach=reach, behind=behind)
-        return Reading(
+        reading = Reading(
             tokens=tokens,
             texts=timeline,
             length=length,
             rows_of=lambda adapter, layer, reading: self._index(adapter).rows(adapter, layer, reading),
             state=state if kept else None,
         )
+        for name in self.engram_index:
+            self._open(name, reading, past, forgotten=lacking > 0)
+        return reading
+
+    def _open(self, adapter_name: str, reading: Reading, past: int, *, forgotten: bool) -> None:
+        """See where a memory with a latch is open, also while it is switched off: what opens it may be read then."""
+        openings, state = self._index(adapter_name).openings, reading.state
+        if openings is None:
+            return
+        if state is not None and (forgotten or not is_known_of(state, adapter_name, past)):
+            if self._is_active(adapter_name):
+                raise ForgottenError(
+                    f"The key-value cache does not say whether the latch (open_after) of the memory {adapter_name!r} "
+                    "was opened: it was filled before the memory was added, or cropped too far. Read the text again "
+                    "with a fresh cache."
+                )
+            forget(state, adapter_name)
+        else:
+            reading.opened[adapter_name] = open_places(reading, openings, adapter_name)
+
+    def _reach(self, adapter_name: str) -> int:
+        """Tokens before the one being read that a memory looks at: by n-grams, its latch or its convolution."""
+        config = cast(EngramConfig, self.peft_config[adapter_name])
+        convolution = max(0, config.kernel_size - 1) * config.max_ngram_size
+        return max(self._index(adapter_name).reach, convolution)
 
     def _index(self, adapter_name: str) -> EngramIndex:
         return cast(EngramIndex, self.engram_index[adapter_name])
@@ -291,8 +325,3 @@ def _fingerprint(model: nn.Module, adapter_name: str) -> dict[str, Any]:
     """What an adapter says of its base, kept with its index."""
     tuner = next(module for module in model.modules() if isinstance(module, EngramModel))
     return tuner._index(adapter_name).fingerprint
-
-
-def _reach(config: Any) -> int:
-    """Tokens before the one being read that a memory looks at: by its n-grams or by its convolution."""
-    return max(config.max_ngram_size - 1, max(0, config.kernel_size - 1) * config.max_ngram_size)

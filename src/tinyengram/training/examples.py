@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from tinyengram.errors import TinyEngramError
 from tinyengram.training.job import DataSpec
 from tinyengram.training.settings import TrainingSettings
 
@@ -50,6 +51,42 @@ class Examples:
             [[example.input_ids, example.answer_mask] for example in part] for part in (self.train, self.held_out)
         ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    @cached_property
+    def opening_of_tools(self) -> list[int]:
+        """Tokens that stand in every training prompt where tools are offered, and in none where they are not.
+
+        See :func:`tinyengram.memory.latch.opening_of_tools`; here chats are written as they are trained.
+
+        Raises:
+            TinyEngramError: No training chat offers tools, or nothing tells those that do.
+        """
+        from tinyengram.memory.latch import common_opening
+        from tinyengram.tasks.conversations import request, user_request
+
+        offering = [one for one in self.conversations if one.tools and one.learnt]
+        if not offering:
+            raise TinyEngramError(
+                "open_after='tools': no training chat offers tools. Name what opens the memory: a text such as "
+                "open_after='<tools>', or token ids; or leave open_after out."
+            )
+        tokenizer = self.renderer.tokenizer
+
+        def written(conversation: Conversation, turn: int | None) -> list[int]:
+            return tokenizer(self.renderer.prompt(conversation, turn), add_special_tokens=False)["input_ids"]
+
+        # Whoever asks later may describe a tool in another order.
+        turned = [replace(one, tools=tuple(dict(reversed(tool.items())) for tool in one.tools)) for one in offering]
+        without = [replace(one, tools=()) for one in offering]
+        bare = [request(user_request(one)) for one in offering]
+        try:
+            return common_opening(
+                [written(one, one.learnt[0]) for one in (*offering, *turned)],
+                [*(written(one, one.learnt[0]) for one in without), *(written(one, None) for one in bare)],
+                set(tokenizer.all_special_ids),
+            )
+        except ValueError as error:
+            raise TinyEngramError(str(error)) from error
 
 
 def load_examples(spec: DataSpec, tokenizer: Any) -> Examples:

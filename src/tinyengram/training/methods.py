@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from tinyengram.sources import Base
     from tinyengram.tasks.rendering import EncodedExample
+    from tinyengram.training.examples import Examples
     from tinyengram.training.settings import TrainingSettings
 
 
@@ -64,6 +66,45 @@ def peft_config(
         return config_class(**options)
     except Exception as error:  # Of whatever kind: PEFT's methods have no agreed one.
         raise TinyEngramError(f"The options of {method!r} are refused: {_reason(error)}") from error
+
+
+def config_for(
+    method: str, options: dict[str, Any], *, base: Base, examples: Examples, settings: TrainingSettings
+) -> PeftConfig:
+    """:func:`peft_config` for examples that will be learnt: with a latch that they open.
+
+    Raises:
+        TinyEngramError: As there, or no training example holds what ``open_after`` names.
+    """
+    given = options.get("open_after")
+    if method.lower() == "engram" and given is not None:
+        from tinyengram.memory.latch import TOOLS, check_opening, openings_of
+
+        try:
+            check_opening(given)
+            found = examples.opening_of_tools if given == TOOLS else given
+            runs = openings_of(found, len(base.tokenizer), lambda: base.tokenizer)
+        except ValueError as error:
+            raise TinyEngramError(str(error)) from error
+        shut = [one.id for one in examples.train if not _holds(one.input_ids, runs)]
+        if len(shut) == len(examples.train):
+            raise TinyEngramError(
+                f"open_after={given!r}: none of the {len(shut)} training examples holds it, so the memory would learn "
+                "nothing. Name what your prompts hold, as they are written."
+            )
+        if shut:
+            warnings.warn(
+                f"{len(shut)} of {len(examples.train)} training examples never open the memory (open_after={given!r}), "
+                f"which learns nothing from them, such as {shut[0]}.",
+                stacklevel=2,
+            )
+        options = {**options, "open_after": runs}
+    return peft_config(method, options, base=base, train=examples.train, settings=settings)
+
+
+def _holds(ids: Sequence[int], runs: Sequence[Sequence[int]]) -> bool:
+    """Whether one of the runs stands somewhere in the ids."""
+    return any(list(ids[at : at + len(run)]) == list(run) for run in runs for at in range(len(ids) - len(run) + 1))
 
 
 def _reason(error: Exception) -> str:
