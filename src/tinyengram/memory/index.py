@@ -98,6 +98,12 @@ class EngramIndex(nn.Module):
         self.openings = as_tensor(openings)
 
     @property
+    def runs(self) -> list[list[int]]:
+        """The runs of raw token ids that open the memory; none where it is always open."""
+        found = [] if self.openings is None else self.openings.tolist()
+        return [[token for token in reversed(run) if token >= 0] for run in found]
+
+    @property
     def reach(self) -> int:
         """Tokens before the one being read that it looks at."""
         return max(self.max_ngram_size, 0 if self.openings is None else self.openings.shape[1]) - 1
@@ -116,7 +122,7 @@ class EngramIndex(nn.Module):
         if self.memory == "exact":
             facts |= {"n_ngrams": len(self.ngram_keys), "ngram_orders": list(self.orders)}
         if self.openings is not None:
-            facts["open_after"] = [[token for token in reversed(run) if token >= 0] for run in self.openings.tolist()]
+            facts["open_after"] = self.runs
         return facts
 
     def rows(self, adapter_name: str, layer_id: int, reading: Reading) -> torch.Tensor:

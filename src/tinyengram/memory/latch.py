@@ -194,6 +194,11 @@ def common_opening(
     return found
 
 
+def holds_any(ids: Sequence[int], openings: Sequence[Sequence[int]]) -> bool:
+    """Whether one of the runs of tokens stands somewhere in the ids."""
+    return any(list(ids[at : at + len(run)]) == list(run) for run in openings for at in range(len(ids) - len(run) + 1))
+
+
 def as_tensor(openings: Sequence[Sequence[int]]) -> torch.Tensor:
     """int64 ``(openings, longest)``, newest id first, -1 beyond an opening's length."""
     width = max(map(len, openings))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -25,7 +25,7 @@ from tinyengram.memory.cache import MARGIN, EngramCacheLayer, ForgottenError
 from tinyengram.memory.config import EngramConfig
 from tinyengram.memory.controls import make_index
 from tinyengram.memory.index import EngramIndex
-from tinyengram.memory.latch import forget, is_known_of, open_places
+from tinyengram.memory.latch import forget, holds_any, is_known_of, open_places
 from tinyengram.memory.layer import EngramLayer, EngramMemory
 from tinyengram.memory.optim import for_trainer
 from tinyengram.memory.reading import Reading, ReadingSlot
@@ -289,6 +289,14 @@ class EngramModel(BaseTuner):
             forget(state, adapter_name)
         else:
             reading.opened[adapter_name] = open_places(reading, openings, adapter_name)
+
+    def stays_shut(self, texts: Iterable[Sequence[int]]) -> bool:
+        """Whether the model reads texts, given as raw token ids, as its base to the bit, since no memory is opened."""
+        configs = [cast(EngramConfig, config) for config in self.peft_config.values()]
+        if any(config.open_after is None or config.modules_to_save for config in configs):
+            return False
+        runs = [run for name in self.engram_index for run in self._index(name).runs]
+        return not any(holds_any(ids, runs) for ids in texts)
 
     def _reach(self, adapter_name: str) -> int:
         """Tokens before the one being read that a memory looks at: by n-grams, its latch or its convolution."""

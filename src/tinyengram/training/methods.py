@@ -78,7 +78,7 @@ def config_for(
     """
     given = options.get("open_after")
     if method.lower() == "engram" and given is not None:
-        from tinyengram.memory.latch import TOOLS, check_opening, openings_of
+        from tinyengram.memory.latch import TOOLS, check_opening, holds_any, openings_of
 
         try:
             check_opening(given)
@@ -86,7 +86,7 @@ def config_for(
             runs = openings_of(found, len(base.tokenizer), lambda: base.tokenizer)
         except ValueError as error:
             raise TinyEngramError(str(error)) from error
-        shut = [one.id for one in examples.train if not _holds(one.input_ids, runs)]
+        shut = [one.id for one in examples.train if not holds_any(one.input_ids, runs)]
         if len(shut) == len(examples.train):
             raise TinyEngramError(
                 f"open_after={given!r}: none of the {len(shut)} training examples holds it, so the memory would learn "
@@ -100,11 +100,6 @@ def config_for(
             )
         options = {**options, "open_after": runs}
     return peft_config(method, options, base=base, train=examples.train, settings=settings)
-
-
-def _holds(ids: Sequence[int], runs: Sequence[Sequence[int]]) -> bool:
-    """Whether one of the runs stands somewhere in the ids."""
-    return any(list(ids[at : at + len(run)]) == list(run) for run in runs for at in range(len(ids) - len(run) + 1))
 
 
 def _reason(error: Exception) -> str:
