@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tinyengram.tasks.conversations import Conversation
     from tinyengram.tasks.left_out import LeftOut
     from tinyengram.tasks.rendering import EncodedExample, Renderer
+    from tinyengram.training.unanswerable import HeldPrompt
 
 
 @dataclass
@@ -149,9 +150,9 @@ def _used(conversations: Sequence[Conversation], examples: Sequence[EncodedExamp
     return [replace(one, learnt=tuple(sorted(turns[one.id]))) for one in conversations if one.id in turns]
 
 
-def prompts_to_hold(settings: TrainingSettings, spec: DataSpec, examples: Examples) -> list[list[int]]:
+def prompts_to_hold(settings: TrainingSettings, spec: DataSpec, examples: Examples) -> list[HeldPrompt]:
     """Prompts on which training is held to the base, made from the training examples alone; none without a weight."""
-    from tinyengram.training.holding import unanswerable_prompts
+    from tinyengram.training.unanswerable import unanswerable_prompts
 
     if not settings.hold_weight:
         return []
@@ -159,6 +160,7 @@ def prompts_to_hold(settings: TrainingSettings, spec: DataSpec, examples: Exampl
         examples.conversations,
         examples.renderer,
         max_length=spec.max_length,
+        shares=settings.hold_kinds,
         limit=settings.hold_prompts,
         seed=spec.split_seed,
     )
