@@ -114,8 +114,6 @@ class EngramModel(BaseTuner):
         n_rows = self._index(adapter_name).n_rows(layer_id)
         layer = target if isinstance(target, EngramLayer) else EngramLayer(target, layer_id, self._slot)
         layer.update_layer(adapter_name, peft_config, self._hidden_size, n_rows)
-        if adapter_name not in self.active_adapters:
-            layer.engram_memory[adapter_name].requires_grad_(False)
         reference = next(layer.get_base_layer().parameters())
         memory = cast(EngramMemory, layer.engram_memory[adapter_name])
         if reference.device.type != "meta" and memory.key_proj.weight.device.type != "meta":
