@@ -25,7 +25,6 @@ class EngramIndex(nn.Module):
     """
 
     compression: torch.Tensor | None
-    openings: torch.Tensor | None
     pad: torch.Tensor
     sizes: torch.Tensor
     multipliers: torch.Tensor
@@ -55,8 +54,6 @@ class EngramIndex(nn.Module):
         else:
             self.compressed_vocab_size = vocab_size if compression is None else int(compression.max()) + 1
         self.layer_ids = list(config.layer_ids)
-        # Not among the tensors of a file: they stand in its fingerprint.
-        self.register_buffer("openings", None, persistent=False)
         if config.memory == "hashed":
             primes = head_sizes(config.layer_ids, config.engram_vocab_size, config.n_head_per_ngram)
             self.register_buffer("sizes", torch.tensor([primes[layer] for layer in config.layer_ids]))
@@ -95,7 +92,13 @@ class EngramIndex(nn.Module):
 
     def open_after(self, openings: list[list[int]]) -> None:
         """Stay shut in each text until one of these runs of raw token ids was read."""
-        self.openings = as_tensor(openings)
+        # Not among the tensors of a file: they stand in its fingerprint.
+        self.register_buffer("opening_ids", as_tensor(openings), persistent=False)
+
+    @property
+    def openings(self) -> torch.Tensor | None:
+        """The runs as :func:`tinyengram.memory.latch.as_tensor` has them; None: the memory is always open."""
+        return self._buffers.get("opening_ids")
 
     @property
     def runs(self) -> list[list[int]]:

@@ -9,7 +9,15 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from tinyengram.scoring.probes import PromptName
-from tinyengram.study.finding import matched_rows, mean_loss, points, shift_ratio, stopped_losses
+from tinyengram.study.finding import (
+    how_moved,
+    matched_rows,
+    mean_loss,
+    points,
+    shift_in_words,
+    shift_ratio,
+    stopped_losses,
+)
 from tinyengram.study.matching import eval_loss, late_train_loss
 from tinyengram.study.results import Comparison, Measurement, Results
 from tinyengram.study.statistics import Difference
@@ -23,7 +31,7 @@ def headings(results: Results) -> tuple[str, ...]:
     """Of the experiment's table."""
     spread = _spread(results)
     learned = "Model", "Step", "Eval loss, answer", "Eval loss, whole text"
-    return *learned, "Asked in", "MC1", "MC2", f"ΔMC2, points ({spread})", "Shift, nats"
+    return *learned, "Asked in", "MC1", "MC2", f"ΔMC2, points ({spread})", f"Shift, nats, {how_moved(results)}"
 
 
 def _spread(results: Results) -> str:
@@ -65,8 +73,8 @@ def further_tables(results: Results) -> list[FurtherTable]:
     if rows := _comparison_rows(results):
         caption = (
             f"Differences in percentage points, arm minus {reference}; of one measure asked in one way the intervals "
-            f"of all arms hold together. Shift: mean absolute change of a choice's log-likelihood from the base's, arm "
-            f"minus {reference} and as a multiple of it."
+            f"of all arms hold together. Shift: {shift_in_words(results)}, arm minus {reference} and as a multiple "
+            "of it."
         )
         if results.study.levels > 1:
             caption += (
@@ -117,7 +125,7 @@ def all_tables(results: Results) -> list[FurtherTable]:
     caption = (
         f"{results.data.question_label}. Eval losses in nats per token on {results.data.eval_examples} held-out "
         f"examples. ΔMC2 against the base in percentage points{spread}. Asked in the probe's own plain prompt, and in "
-        "the training data's chat template. Shift: mean absolute change of a choice's log-likelihood. Rows of a "
+        f"the training data's chat template. Shift: {shift_in_words(results)}. Rows of a "
         f"matched pair are at equal eval loss ({loss}), the arm never above {results.study.reference}."
     )
     return [*further_tables(results), FurtherTable("Every checkpoint", caption, headings(results), table_rows(results))]
@@ -153,7 +161,7 @@ def _cells(results: Results, group: list[Measurement], prompt: PromptName) -> tu
         f"{fmean(row.eval_loss_whole for row in group):.4f}",
     )
     kept = [row.retention[prompt] for row in group]
-    shifts = [one.shift for one in kept if one.shift is not None]
+    shifts = [one.moved for one in kept if one.moved is not None]
     return (
         # What was learned is said once for each checkpoint.
         *(learned if prompt == next(iter(group[0].retention)) else ("",) * len(learned)),
@@ -197,7 +205,7 @@ def _comparison_headings(results: Results) -> tuple[str, ...]:
     headings = ["Arm", f"Eval loss, its own and {reference}'s", "Asked in", "MC1, points", "MC2, points (95% interval)"]
     if results.study.levels > 1:
         headings.append("MC2 on the way, points (95% interval)")
-    headings += ["Shift, nats (95% interval)", "Shift, ratio"]
+    headings += [f"Shift, nats, {how_moved(results)} (95% interval)", "Shift, ratio"]
     if any(stopped_losses(results, one) for one in results.comparisons):
         headings.append(f"Eval loss of {reference} at equal KL")
     return tuple(headings)
@@ -216,7 +224,7 @@ def _comparison_rows(results: Results) -> list[TableRow]:
             cells += [points(one.mc1[prompt].mean), _interval(one.mc2[prompt])]
             if results.study.levels > 1:
                 cells.append(_interval(one.area[prompt]))
-            moved = one.shift[prompt]
+            moved = one.moved[prompt]
             cells += [f"{moved.mean:+.3g} ({moved.low:+.3g} to {moved.high:+.3g})".replace("-", "\N{MINUS SIGN}")]
             cells.append(f"{shift_ratio(results, one, prompt):.3g}")
             if any(stopped_losses(results, other) for other in results.comparisons):
