@@ -8,7 +8,7 @@ from tinyengram.report.columns import Column
 from tinyengram.report.figures import NARROW, Figure, both_widths
 from tinyengram.report.svg import Drawing, Scale, scale_over
 from tinyengram.scoring.probes import PromptName
-from tinyengram.study.finding import how_moved, interval, shift_in_words
+from tinyengram.study.finding import how_moved, interval, shift_words
 from tinyengram.study.results import Measurement, Results
 
 _LINE, _TOP, _BOTTOM = 26, 34, 50
@@ -65,7 +65,7 @@ def shift_figure(results: Results, columns: Mapping[str, Column]) -> Figure:
         for row in matched
         for prompt in row.retention
     )
-    what = shift_in_words(results)
+    what = shift_words(results)
     caption = f"{what[0].upper()}{what[1:]}, on a logarithmic axis; a mark a seed."
     panels = _Panels(results, columns, arms, title, words, f"nats, {how_moved(results)}")
     return both_widths("figure-shift", title, caption, lambda width: panels.draw(width, scale, line))

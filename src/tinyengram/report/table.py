@@ -14,12 +14,13 @@ from tinyengram.study.finding import (
     matched_rows,
     mean_loss,
     points,
-    shift_in_words,
     shift_ratio,
+    shift_words,
     stopped_losses,
+    stopped_words,
 )
 from tinyengram.study.matching import eval_loss, late_train_loss
-from tinyengram.study.results import Comparison, Measurement, Results
+from tinyengram.study.results import Measurement, Results
 from tinyengram.study.statistics import Difference
 from tinyengram.tasks.calls.judging import Outcome
 
@@ -73,7 +74,7 @@ def further_tables(results: Results) -> list[FurtherTable]:
     if rows := _comparison_rows(results):
         caption = (
             f"Differences in percentage points, arm minus {reference}; of one measure asked in one way the intervals "
-            f"of all arms hold together. Shift: {shift_in_words(results)}, arm minus {reference} and as a multiple "
+            f"of all arms hold together. Shift: {shift_words(results)}, arm minus {reference} and as a multiple "
             "of it."
         )
         if results.study.levels > 1:
@@ -125,7 +126,7 @@ def all_tables(results: Results) -> list[FurtherTable]:
     caption = (
         f"{results.data.question_label}. Eval losses in nats per token on {results.data.eval_examples} held-out "
         f"examples. ΔMC2 against the base in percentage points{spread}. Asked in the probe's own plain prompt, and in "
-        f"the training data's chat template. Shift: {shift_in_words(results)}. Rows of a "
+        f"the training data's chat template. Shift: {shift_words(results)}. Rows of a "
         f"matched pair are at equal eval loss ({loss}), the arm never above {results.study.reference}."
     )
     return [*further_tables(results), FurtherTable("Every checkpoint", caption, headings(results), table_rows(results))]
@@ -228,18 +229,9 @@ def _comparison_rows(results: Results) -> list[TableRow]:
             cells += [f"{moved.mean:+.3g} ({moved.low:+.3g} to {moved.high:+.3g})".replace("-", "\N{MINUS SIGN}")]
             cells.append(f"{shift_ratio(results, one, prompt):.3g}")
             if any(stopped_losses(results, other) for other in results.comparisons):
-                cells.append("" if at else _stopped(results, one))
+                cells.append("" if at else stopped_words(results, one))
             rows.append(TableRow("matched" if one.mc2[prompt].low > 0 else "", tuple(cells)))
     return rows
-
-
-def _stopped(results: Results, comparison: Comparison) -> str:
-    """Mean over the seeds in which some checkpoint diverges as little."""
-    found = stopped_losses(results, comparison)
-    reached = [loss for loss in found if loss is not None]
-    if not reached:
-        return "none diverges so little"
-    return f"{fmean(reached):.4f}" + (f" ({len(reached)} of {len(found)} seeds)" if len(reached) < len(found) else "")
 
 
 CALL_HEADINGS = (

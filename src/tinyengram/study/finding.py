@@ -194,7 +194,7 @@ def how_moved(results: Results) -> str:
     return "centred" if any(one.shift_centred is not None for one in kept) else "raw"
 
 
-def shift_in_words(results: Results) -> str:
+def shift_words(results: Results) -> str:
     """What the shift is."""
     less = ", less what all choices of a question moved by together" if how_moved(results) == "centred" else ""
     return f"mean absolute change of a choice's log-likelihood from the base's{less}"
@@ -230,3 +230,12 @@ def stopped_losses(results: Results, comparison: Comparison) -> list[float | Non
 
 def _listed(seeds: list[int]) -> str:
     return ", ".join(map(str, seeds))
+
+
+def stopped_words(results: Results, comparison: Comparison) -> str:
+    """Mean of :func:`stopped_losses` over the seeds in which some checkpoint diverges as little."""
+    found = stopped_losses(results, comparison)
+    reached = [loss for loss in found if loss is not None]
+    if not reached:
+        return "none diverges so little"
+    return f"{fmean(reached):.4f}" + (f" ({len(reached)} of {len(found)} seeds)" if len(reached) < len(found) else "")

@@ -53,8 +53,8 @@ class ForgettingCallback(TrainerCallback):
 
     - ``eval_forgetting_kl``: Kullback-Leibler divergence ``KL(base || model)`` on general text, nats per token;
     - ``eval_forgetting_mc2``: TruthfulQA's MC2 minus the base's;
-    - ``eval_forgetting_shift``: how far the log-likelihoods of the questions' choices moved, in nats, less what all of a
-      question moved by together; shows a change long before MC2 does;
+    - ``eval_forgetting_shift``: how far the log-likelihoods of the questions' choices moved, in nats, less what all
+      of a question moved by together; shows a change long before MC2 does;
     - ``eval_forgetting_runtime``: seconds that measuring took.
 
     At an evaluation they are also put among its metrics, so that ``metric_for_best_model`` can name one.
