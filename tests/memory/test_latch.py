@@ -18,9 +18,10 @@ from tests.memory.promises import added
 from tests.memory.tiny import full, logits_of, some_ids, stir, tiny_config, tiny_model, trained_memory
 from tinyengram import EngramConfig, collect_ngrams
 from tinyengram.memory.cache import MARGIN, ForgottenError
-from tinyengram.memory.latch import LONGEST, common_opening
+from tinyengram.memory.latch import LONGEST, common_opening, opening_of_tools
 from tinyengram.memory.layer import EngramMemory
 from tinyengram.memory.optim import row_sparse_adamw
+from tinyengram.sources import load_base
 
 OPENING = [90, 91, 92]
 # Known to the exact memory wherever they stand.
@@ -261,3 +262,22 @@ def test_the_run_that_all_share_and_no_other_holds() -> None:
             common_opening(opened, shut, set())
     with pytest.raises(ValueError, match="nothing that stands"):
         common_opening([], [], set())
+
+
+TURNS = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+DAY = "<|im_start|>system\nIt is {{ strftime_now('%B %d, %Y') }}."
+TOLD = "{% if tools %}T: {% for one in tools %}{{ one | tojson }}{% endfor %}{% endif %}<|im_end|>\n"
+
+
+def test_an_opening_is_found_that_is_the_same_tomorrow_and_that_no_json_of_a_user_is() -> None:
+    """The last brace of a description with the token that ends its turn is also the end of a user's JSON."""
+    tokenizer = load_base("tiny-random-llama").tokenizer
+    tokenizer.chat_template = DAY + TOLD + TURNS
+    opening = tokenizer.decode(opening_of_tools(tokenizer))
+    assert opening.startswith(".T: ")
+    tokenizer.chat_template = "{% if tools %}<|im_start|>tools\n" + TOLD[14:] + TURNS
+    tokenizer.chat_template = tokenizer.chat_template.replace("{% endif %}<|im_end|>\n", "<|im_end|>\n{% endif %}")
+    assert tokenizer.decode(opening_of_tools(tokenizer)).startswith("<|im_start|>tools")
+    tokenizer.chat_template = TURNS
+    with pytest.raises(ValueError, match="writes nothing that stands wherever tools are offered"):
+        opening_of_tools(tokenizer)

@@ -79,3 +79,21 @@ def test_examples_that_never_open_it_are_counted(tmp_path: Path, base: Base) -> 
     assert without
     with pytest.warns(UserWarning, match=f"{without} of {len(examples.train)} training examples never open the memory"):
         config_for("engram", LATCHED, base=base, examples=examples, settings=settings())
+
+
+@pytest.mark.parametrize("tools", [["timer"] * 10, ["timer", "alarm"] * 5])
+def test_it_does_not_depend_on_words_that_the_chats_happen_to_share(
+    tmp_path: Path, base: Base, tools: list[str | None]
+) -> None:
+    examples = learnt(tmp_path, base, tools)
+    opening, tokenizer = examples.opening_of_tools, base.tokenizer
+
+    def written(text: str, **said: Any) -> list[int]:
+        return tokenizer(examples.renderer.prompt(request(text, **said)), add_special_tokens=False)["input_ids"]
+
+    other = {"name": "pay", "description": "Pays.", "parameters": PARAMETERS}
+    assert stands_in(opening, written("What is new?", tools=(other,)))
+    assert stands_in(opening, written("What is new?", tools=(other,), system="You are a pilot."))
+    for json_text in ('{"a": {"b": 1}}', '{"x": []}\n'):
+        assert not stands_in(opening, written(json_text))
+        assert not stands_in(opening, written("Number 3, please.", system=json_text))

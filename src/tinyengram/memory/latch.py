@@ -7,7 +7,8 @@ whatever the memory was taught.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 from typing import Any
 
@@ -28,7 +29,7 @@ TOOLS = "tools"
 
 _PLACE = {"type": "object", "properties": {"place": {"type": "string", "description": "Where."}}, "required": ["place"]}
 _AMOUNT = {"type": "object", "properties": {"amount": {"type": "number"}}, "required": []}
-_TOOLS: tuple[list[dict[str, Any]], ...] = (
+SAMPLE_TOOLS: tuple[list[dict[str, Any]], ...] = (
     [{"type": "function", "function": {"name": "weather", "description": "Tells it.", "parameters": _PLACE}}],
     [
         {"function": {"parameters": _AMOUNT, "description": "Pays a bill.", "name": "pay"}, "type": "function"},
@@ -46,6 +47,14 @@ _REQUESTS = (
         {"role": "user", "content": "7 + 5 ="},
     ],
 )
+# What somebody may write who is offered no tools: JSON, so that an end of it is not taken for an opening, ...
+JSON_TEXTS = ('{"a": {"b": [1, "c"]}}', 'Mend this:\n{\n  "a": {"b": [{"c": "d"}]}\n}\n', '[{"a": "b"}, {"c": null}]')
+# ... and the very description of a tool.
+TOOL_TEXTS = tuple(
+    json.dumps(said, indent=at) for tools in SAMPLE_TOOLS for said in (*tools, *tools[0].values()) for at in (None, 2)
+)
+# Templates that print the day print another one tomorrow; a function cannot be handed to a template, a macro hides it.
+_OTHER_DAY = "{%- macro strftime_now(format) -%}01 Jan 1970{%- endmacro -%}"
 
 
 def check_opening(given: Any) -> None:
@@ -120,9 +129,13 @@ def opening_of_tools(tokenizer: Any) -> list[int]:
             "are offered: open_after='<tools>'."
         )
 
-    def rendered(tools: list[dict[str, Any]] | None) -> Iterator[list[int]]:
-        dates: tuple[dict[str, Any], ...] = ({}, {"date_string": "01 Jan 1970"})
-        for system, messages, more in product(_SYSTEM, _REQUESTS, dates):
+    days: list[dict[str, Any]] = [{}, {"date_string": "01 Jan 1970"}]
+
+    def rendered(tools: list[dict[str, Any]] | None, systems: Iterable[str | None], requests: Any) -> Iterator[Any]:
+        days_and_clock = days
+        if "strftime_now" in (source := tokenizer.get_chat_template(None, tools)):
+            days_and_clock = [*days, {"chat_template": _OTHER_DAY + source}]
+        for system, messages, more in product(systems, requests, days_and_clock):
             said = messages if system is None else [{"role": "system", "content": system}, *messages]
             try:
                 text = tokenizer.apply_chat_template(
@@ -132,9 +145,28 @@ def opening_of_tools(tokenizer: Any) -> list[int]:
                 continue
             yield tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    return common_opening(
-        [ids for tools in _TOOLS for ids in rendered(tools)], list(rendered(None)), set(tokenizer.all_special_ids)
-    )
+    def without(texts: Sequence[str]) -> list[list[int]]:
+        """Prompts that offer no tools, with these texts in the places where somebody writes."""
+        asked = [[{"role": "user", "content": text}] for text in texts]
+        told = [[_REQUESTS[1][0], {"role": "assistant", "content": text}, _REQUESTS[1][2]] for text in texts]
+        shut = [*rendered(None, [*_SYSTEM, *texts], _REQUESTS), *rendered(None, [None], [*asked, *told])]
+        return list(shut)
+
+    opened = [ids for tools in SAMPLE_TOOLS for ids in rendered(tools, _SYSTEM, _REQUESTS)]
+    shut, special = [without([*JSON_TEXTS, *TOOL_TEXTS]), without(JSON_TEXTS)], set(tokenizer.all_special_ids)
+    return first_opening([opened], shut, special)
+
+
+def first_opening(
+    opened: Sequence[Sequence[Sequence[int]]], shut: Sequence[Sequence[Sequence[int]]], special: set[int]
+) -> list[int]:
+    """:func:`common_opening` of the strictest pair that has one; ``opened`` and ``shut`` go from strict to lenient."""
+    for one, other in product(opened, shut):
+        try:
+            return common_opening(one, other, special)
+        except ValueError:
+            continue
+    return common_opening(opened[-1], shut[-1], special)
 
 
 def openings_of_text(tokenizer: Any, text: str) -> list[list[int]]:

@@ -62,7 +62,7 @@ class Examples:
         Raises:
             TinyEngramError: No training chat offers tools, or nothing tells those that do.
         """
-        from tinyengram.memory.latch import common_opening
+        from tinyengram.memory.latch import JSON_TEXTS, SAMPLE_TOOLS, TOOL_TEXTS, first_opening
         from tinyengram.tasks.conversations import request, user_request
 
         offering = [one for one in self.conversations if one.tools and one.learnt]
@@ -73,17 +73,32 @@ class Examples:
             )
         tokenizer = self.renderer.tokenizer
 
-        def written(conversation: Conversation, turn: int | None) -> list[int]:
+        def written(conversation: Conversation, turn: int | None = None) -> list[int]:
             return tokenizer(self.renderer.prompt(conversation, turn), add_special_tokens=False)["input_ids"]
 
-        # Whoever asks later may describe a tool in another order.
+        # Whoever asks later has other words, systems and tools than the chats here may share.
+        samples = [tuple(tool["function"] for tool in tools) for tools in SAMPLE_TOOLS]
+        asked = [
+            request(text, tools=tuple(dict(sorted(tool.items(), key=lambda item: item[0] != "name")) for tool in tools),
+                    system=system)
+            for tools in samples for text in ("Good morning", "7 + 5 =") for system in ("", "You are a pilot.")
+        ]  # fmt: skip
+        as_written = [*(written(one, one.learnt[0]) for one in offering), *map(written, asked)]
+        # Or describes a tool in another order.
         turned = [replace(one, tools=tuple(dict(reversed(tool.items())) for tool in one.tools)) for one in offering]
-        without = [replace(one, tools=()) for one in offering]
-        bare = [request(user_request(one)) for one in offering]
+        turned_too = [*as_written, *(written(one, one.learnt[0]) for one in turned)]
+        bare = [
+            *(written(replace(one, tools=()), one.learnt[0]) for one in offering),
+            *(written(request(user_request(one))) for one in offering),
+        ]
+
+        def holding(texts: Sequence[str]) -> list[list[int]]:
+            return [*bare, *(written(request(t)) for t in texts), *(written(request("Well?", system=t)) for t in texts)]
+
         try:
-            return common_opening(
-                [written(one, one.learnt[0]) for one in (*offering, *turned)],
-                [*(written(one, one.learnt[0]) for one in without), *(written(one, None) for one in bare)],
+            return first_opening(
+                [turned_too, as_written],
+                [holding([*JSON_TEXTS, *TOOL_TEXTS]), holding(JSON_TEXTS)],
                 set(tokenizer.all_special_ids),
             )
         except ValueError as error:
