@@ -206,9 +206,11 @@ class TestNgramsOfAnotherVocabulary:
         size = inner.get_input_embeddings().weight.shape[0]
         inner.resize_token_embeddings(size + 8)
         with torch.no_grad():  # So that the base does not tell them apart.
-            inner.get_input_embeddings().weight[size + 3] = inner.get_input_embeddings().weight[pad]
-        texts = [torch.tensor([[5, token, 7, 9]]) for token in (size + 3, pad, 6)]
-        grown, padding, other = (logits_of(model, text) for text in texts)
+            for gained in (size, size + 3):
+                inner.get_input_embeddings().weight[gained] = inner.get_input_embeddings().weight[pad]
+        texts = [torch.tensor([[5, token, 7, 9]]) for token in (size, size + 3, pad, 6)]
+        first, grown, padding, other = (logits_of(model, text) for text in texts)
+        assert torch.equal(first, padding)
         assert torch.equal(grown, padding)
         assert not torch.equal(grown, other)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,10 +19,10 @@ from tests.memory.promises import added
 from tests.memory.tiny import full, logits_of, some_ids, stir, tiny_config, tiny_model, trained_memory
 from tinyengram import EngramConfig, collect_ngrams
 from tinyengram.memory.cache import MARGIN, ForgottenError
-from tinyengram.memory.latch import LONGEST, common_opening, opening_of_tools
+from tinyengram.memory.latch import LONGEST, common_opening, holds_any, opening_of_tools, openings_of
 from tinyengram.memory.layer import EngramMemory
 from tinyengram.memory.optim import row_sparse_adamw
-from tinyengram.sources import load_base
+from tinyengram.sources import load_base, load_tokenizer
 
 OPENING = [90, 91, 92]
 # Known to the exact memory wherever they stand.
@@ -281,3 +282,46 @@ def test_an_opening_is_found_that_is_the_same_tomorrow_and_that_no_json_of_a_use
     tokenizer.chat_template = TURNS
     with pytest.raises(ValueError, match="writes nothing that stands wherever tools are offered"):
         opening_of_tools(tokenizer)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return load_tokenizer("tiny-random-llama")
+
+
+@pytest.mark.parametrize("text", ["<tools>", "You may call", "x", "a\nb"])
+def test_a_text_opens_wherever_it_stands_and_nothing_less_does(tokenizer: Any, text: str) -> None:
+    runs = openings_of(text, len(tokenizer), lambda: tokenizer)
+    for before in ("", " ", "\n", "Say: ", "7"):
+        for behind in ("", " ", "\n\n", ".", "x7"):
+            ids = tokenizer(f"{before}{text}{behind}", add_special_tokens=False)["input_ids"]
+            assert holds_any(ids, runs), (before, behind)
+    for less in (text[1:], text[:-1], text[::-1] if text != text[::-1] else "", "7 . {"):
+        ids = tokenizer(f"Well {less} 7", add_special_tokens=False)["input_ids"]
+        assert text in less or not holds_any(ids, runs), less
+    assert openings_of([0, 3], len(tokenizer), lambda: tokenizer) == [[0, 3]]
+
+
+def test_texts_that_cannot_be_named(tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match=rf"is written with \d+ to \d+ tokens; name a text of 1 to {LONGEST}"):
+        openings_of("abc " * 100, len(tokenizer), lambda: tokenizer)
+    slow = SimpleNamespace(is_fast=False)
+    with pytest.raises(ValueError, match=r"a SimpleNamespace does not tell which tokens write a text\. Name token ids"):
+        openings_of("<tools>", 97, lambda: slow)
+    with pytest.raises(ValueError, match=r"the tokenizer has no chat template\. Name a text"):
+        openings_of("tools", 97, lambda: SimpleNamespace(chat_template=None))
+
+
+def test_whether_nothing_opens_any_memory() -> None:
+    model = get_peft_model(tiny_model(), tiny_config(open_after=[OPENING, [3, 4]]), adapter_name="one")
+    tuner = model.base_model
+    assert tuner.stays_shut([[5, 6, 90, 91], [4, 3], []])
+    for text in ([*OPENING], [5, 3, 4], [5, *OPENING, 5]):
+        assert not tuner.stays_shut([[5, 6], text])
+    model.add_adapter("two", tiny_config(open_after=[7]))
+    assert not tuner.stays_shut([[5, 7]])
+    assert tuner.stays_shut([[5, 6]])
+    model.add_adapter("three", tiny_config())
+    assert not tuner.stays_shut([[5, 6]])
+    whole = get_peft_model(tiny_model(), tiny_config(open_after=[7], modules_to_save=["lm_head"]))
+    assert not whole.base_model.stays_shut([[5, 6]])

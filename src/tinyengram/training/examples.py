@@ -77,12 +77,12 @@ class Examples:
             return tokenizer(self.renderer.prompt(conversation, turn), add_special_tokens=False)["input_ids"]
 
         # Whoever asks later has other words, systems and tools than the chats here may share.
-        samples = [tuple(tool["function"] for tool in tools) for tools in SAMPLE_TOOLS]
         asked = [
-            request(text, tools=tuple(dict(sorted(tool.items(), key=lambda item: item[0] != "name")) for tool in tools),
-                    system=system)
-            for tools in samples for text in ("Good morning", "7 + 5 =") for system in ("", "You are a pilot.")
-        ]  # fmt: skip
+            request(text, tools=[_name_first(tool["function"]) for tool in tools], system=system)
+            for tools in SAMPLE_TOOLS
+            for text in ("Good morning", "7 + 5 =")
+            for system in ("", "You are a pilot.")
+        ]
         as_written = [*(written(one, one.learnt[0]) for one in offering), *map(written, asked)]
         # Or describes a tool in another order.
         turned = [replace(one, tools=tuple(dict(reversed(tool.items())) for tool in one.tools)) for one in offering]
@@ -163,6 +163,11 @@ def _used(conversations: Sequence[Conversation], examples: Sequence[EncodedExamp
     for example in examples:
         turns.setdefault(example.conversation, set()).update(example.turns)
     return [replace(one, learnt=tuple(sorted(turns[one.id]))) for one in conversations if one.id in turns]
+
+
+def _name_first(tool: dict[str, Any]) -> dict[str, Any]:
+    """A tool's description in the order in which chats are read."""
+    return {"name": tool["name"], **tool}
 
 
 def prompts_to_hold(settings: TrainingSettings, spec: DataSpec, examples: Examples) -> list[HeldPrompt]:
