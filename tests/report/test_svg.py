@@ -21,7 +21,7 @@ def test_an_axis_holds_every_value_and_has_few_ticks(values: list[float], log: b
     scale = scale_over(values, start, end, log=log)
     assert all(20 <= scale(value) <= 400 for value in values)
     ticks = scale.ticks()
-    assert 2 <= len(ticks) <= 8
+    assert 3 <= len(ticks) <= 8
     assert all(earlier < later for earlier, later in pairwise(ticks))
     assert all(19.9 <= scale(tick) <= 400.1 for tick in ticks)
     assert all(len(tick_text(tick)) <= 12 for tick in ticks)

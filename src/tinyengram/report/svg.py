@@ -67,16 +67,14 @@ def _linear_ticks(low: float, high: float) -> list[float]:
 
 def _log_ticks(low: float, high: float) -> list[float]:
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    if high < 3 * low:
-        return _linear_ticks(low, high)
-    for digits in ((1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
-        ticks = [digit * 10.0**decade for decade in decades for digit in digits]
+    for digits in ((1, 1.5, 2, 3, 5, 7), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
+        ticks = [round(digit * 10.0**decade, 1 - decade) for decade in decades for digit in digits]
         ticks = [tick for tick in ticks if low <= tick <= high]
         if len(ticks) <= _TICKS:
             break
     else:
         ticks = ticks[:: math.ceil(len(ticks) / _TICKS)]
-    return ticks if len(ticks) > 2 or high > 10 * low else _linear_ticks(low, high)
+    return ticks if len(ticks) > 2 else _linear_ticks(low, high)
 
 
 def tick_text(value: float) -> str:
