@@ -21,16 +21,16 @@ from tinyengram.memory.base import (
     refuse_other_base,
     unload_former_memory,
 )
-from tinyengram.memory.cache import MARGIN, EngramCacheLayer, ForgottenError
+from tinyengram.memory.cache import EngramCacheLayer, ForgottenError
 from tinyengram.memory.config import EngramConfig
 from tinyengram.memory.controls import make_index
+from tinyengram.memory.following import follow, lacking_places
 from tinyengram.memory.index import EngramIndex
 from tinyengram.memory.latch import forget, holds_any, is_known_of, open_places
 from tinyengram.memory.layer import EngramLayer, EngramMemory
 from tinyengram.memory.optim import for_trainer
 from tinyengram.memory.reading import Reading, ReadingSlot
 from tinyengram.memory.saving import from_file, to_file, without_adapter_name
-from tinyengram.memory.texts import behind_zeros, mask_of, padding_behind, read_texts
 
 
 class EngramModel(BaseTuner):
@@ -191,7 +191,6 @@ class EngramModel(BaseTuner):
             for name in ("input_ids", "position_ids", "attention_mask"):
                 if isinstance(given.get(name), torch.Tensor):
                     given[name] = given[name].to(place)
-            ids = given["input_ids"]
         if cache is not None:
             state = EngramCacheLayer.on(cache, self._n_blocks)
             if host.length_of(cache, state.length) != state.length and not self._is_active():
@@ -199,7 +198,7 @@ class EngramModel(BaseTuner):
                 return
         else:
             state = EngramCacheLayer()  # For the cache that the decoder may make.
-        reading = self._reading(ids, given, cache, state)
+        reading = self._reading(given, cache, state)
         self._fetch_from_host(reading)
         self._slot.put(reading)
 
@@ -231,42 +230,17 @@ class EngramModel(BaseTuner):
     def _layers(self) -> list[EngramLayer]:
         return [module for module in self.model.modules() if isinstance(module, EngramLayer)]
 
-    def _reading(self, ids: torch.Tensor, given: dict[str, Any], cache: Any, state: EngramCacheLayer) -> Reading:
-        length, past = ids.shape[1], state.length
-        if cache is not None and host.length_of(cache, past) != past:
-            raise ValueError(
-                f"The key-value cache holds {host.length_of(cache, past)} tokens but the memory saw {past} of them: "
-                "it was filled without this model. Read the prompt again with a fresh cache."
-            )
-        reach = max([0, *(self._reach(name) for name in self.engram_index)])
-        lacking = state.first - max(0, past - reach)
-        if lacking > 0 and self._is_active():
+    def _reading(self, given: dict[str, Any], cache: Any, state: EngramCacheLayer) -> Reading:
+        past, reach = state.length, max([0, *(self._reach(name) for name in self.engram_index)])
+        lacking = lacking_places(state, reach)
+        if lacking > 0 and self._is_active() and (cache is None or host.length_of(cache, past) == past):
             raise state.forgotten(lacking)
-        seen = state if state.first < past else None
-        positions, mask = given.get("position_ids"), mask_of(given.get("attention_mask"))
-        tokens, texts, timeline = ids, None, None
-        if seen is not None and reach:
-            tokens = torch.cat([seen.tokens[:, -reach:], ids], dim=1)
-        # Known without a look at values, on which no compiled graph can depend.
-        if positions is not None or mask is not None or not state.plain:
-            texts, positions = read_texts(ids, positions, mask, past, seen)
-            tokens, timeline = behind_zeros(tokens, length + reach), texts
-            if seen is not None and reach:
-                timeline = torch.cat([seen.texts[:, -reach:], texts], dim=1)
-            timeline = behind_zeros(timeline, length + reach)
-        kept = cache is not None or given.get("use_cache") is not False
-        if kept:
-            behind = 0
-            # Up to the margin a chunk is kept whole, and on a GPU it costs a wait to ask how much of it is padding.
-            if length > MARGIN and mask is not None and texts is not None:
-                behind = length if torch.compiler.is_compiling() else padding_behind(texts)
-            state.extend(ids, texts, positions, reach=reach, behind=behind)
-        reading = Reading(
-            tokens=tokens,
-            texts=timeline,
-            length=length,
+        reading = follow(
+            given,
+            cache,
+            state,
+            reach=reach,
             rows_of=lambda adapter, layer, reading: self._index(adapter).rows(adapter, layer, reading),
-            state=state if kept else None,
         )
         for name in self.engram_index:
             self._open(name, reading, past, forgotten=lacking > 0)

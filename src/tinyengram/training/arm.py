@@ -77,6 +77,7 @@ def train_arm(
 
     from tinyengram.tasks.calls.judging import calls_or_is_empty
     from tinyengram.training.holding import answered_by_base
+    from tinyengram.training.opened import open_by_its_rule
     from tinyengram.training.trainer import ArmTrainer, Lessons, TrajectoryKeeper, training_arguments
     from tinyengram.training.upkeep import look_at_data
 
@@ -99,6 +100,7 @@ def train_arm(
     points = done.points if done else [_start(base, eval, settings, pad_token_id)]
     set_seed(seed)  # For the adapter's own first values; Trainer seeds again for the order of the data.
     model: Any = get_peft_model(base.model, config)
+    open_by_its_rule(model, getattr(config, "opened_by", None))
     look_at_data(model, train, loss_on=settings.loss_on, pad_token_id=pad_token_id)
     trajectory = Trajectory(
         arm=arm,
