@@ -231,6 +231,7 @@ def test_what_is_no_opening_is_refused(given: Any) -> None:
 
 def test_bounds_of_an_opening() -> None:
     assert tiny_config(open_after=[3] * LONGEST).open_after == [3] * LONGEST
+    assert tiny_config(open_after=[0, 3]).open_after == [0, 3]
     with pytest.raises(ValueError, match=f"{LONGEST + 1} tokens in a row, and {LONGEST} is the most"):
         tiny_config(open_after=[3] * (LONGEST + 1))
     with pytest.raises(ValueError, match=r"open_after names \[97\], and the base has 97 tokens"):

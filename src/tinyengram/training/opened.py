@@ -25,8 +25,17 @@ from tinyengram.memory.reading import Reading, ReadingSlot
 
 _NAME = "opened lora"
 # Options of a LoRA whose delta is more than what one linear layer adds at a place, or that trains other things too.
-_NOT_BY_PLACE = ("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters", "layer_replication",
-                 "alora_invocation_tokens", "arrow_config", "use_bdlora", "velora_config")  # fmt: skip
+_NOT_BY_PLACE = (
+    "use_dora",
+    "modules_to_save",
+    "trainable_token_indices",
+    "target_parameters",
+    "layer_replication",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "use_bdlora",
+    "velora_config",
+)
 
 
 @dataclass
