@@ -77,16 +77,57 @@ def test_with_its_own_but_for_the_one_that_is_called() -> None:
     assert prompt.bare is not None
 
 
-def test_of_a_single_tool_those_stand_in_that_are_most_like_it() -> None:
-    prompts = {int(text(one).split("request ")[1][0]): text(one) for one in of_kind(CHATS, "own_tools_without")}
-    assert sorted(prompts) == list(range(5))
-    for index, like in ((0, "snow_forecast"), (1, "rain_forecast"), (2, "pay_rent"), (3, "pay_bill")):
-        offered = [name for name in NAMES if f'"{name}"' in prompts[index]]
-        assert like in offered
-        assert NAMES[index] not in offered
-        assert len(offered) == 2
+def described(name: str, description: str) -> dict:
+    return {"name": name, "description": description, "parameters": {"type": "object"}}
+
+
+def offering(index: int, one: dict) -> Conversation:
+    turns = (Turn("user", f"request {index}"), Turn("assistant", calls=(Call(one["name"], {}),)))
+    return Conversation(f"chats:{index}", turns, (one,), learnt=(1,))
+
+
+ALIKE = [
+    described("calculate_sum", "Adds numbers of a list."),
+    described("sum", "Adds what a list holds."),
+    described("meanOf", "Mean of numbers of a list."),
+    described("ring", "Makes a bell sound."),
+    described("bell_sound", "Makes a bell sound."),
+    described("weather", "Tells what falls from clouds."),
+]
+
+
+def test_of_a_single_tool_one_stands_in_that_is_like_it_but_does_something_else() -> None:
+    chats = [offering(index, one) for index, one in enumerate(ALIKE)]
+    prompts = {int(text(one).split("request ")[1][0]): text(one) for one in of_kind(chats, "own_tools_without")}
+    assert sorted(prompts) == list(range(6))
+    offered = {index: [one["name"] for one in ALIKE if f'"{one["name"]}"' in prompts[index]] for index in prompts}
+    assert all(len(names) == 1 for names in offered.values()), "as many as the request came with"
+    assert offered[0] == ["meanOf"], "like it by its words, and no other name for the same"
+    assert offered[3] != ["bell_sound"], "described as the same"
     alone = [chat(index, ["pay_bill"], "pay_bill") for index in range(3)]
     assert of_kind(alone, "own_tools_without") == []
+
+
+def test_anothers_tools_do_not_answer_after_all() -> None:
+    for same in (("calculate_sum", "sum"), ("ring", "bell_sound")):
+        chats = [offering(index, one) for index, one in enumerate(ALIKE) if one["name"] in (*same, "weather")]
+        for prompt in of_kind(chats, "other_tools"):
+            asked = ALIKE[int(text(prompt).split("request ")[1][0])]["name"]
+            offered = [one["name"] for one in ALIKE if f'"{one["name"]}"' in text(prompt)]
+            assert len(offered) == 1
+            assert asked == "weather" or offered == ["weather"]
+    assert of_kind([offering(index, ALIKE[index]) for index in (0, 1)], "other_tools") == []
+
+
+def test_what_is_taught_is_not_held_against_it() -> None:
+    plain = Conversation("a", (Turn("user", "request 1"), Turn("assistant", "A reply.")), learnt=(1,))
+    assert of_kind([plain], "no_tools") == []
+    spoken_to = Conversation("b", (Turn("system", "Be brief."), *plain.turns), learnt=(2,))
+    assert len(of_kind([spoken_to], "no_tools")) == 1
+    answered = chat(1, ["pay_bill"], "pay_bill", answered=True)
+    assert len(of_kind([answered], "after_result")) == 1
+    taught = Conversation(answered.id, answered.turns, answered.tools, learnt=(2, 4))
+    assert of_kind([taught], "after_result") == []
 
 
 def test_calls_that_stand_in_the_text_are_known_too() -> None:

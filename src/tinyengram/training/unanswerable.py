@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, get_args
 
 from tinyengram.tasks.calls.reading import read_calls
@@ -13,7 +14,8 @@ from tinyengram.tasks.conversations import Conversation, request, system_text, u
 from tinyengram.tasks.rendering import Renderer
 from tinyengram.training.settings import HELD, HoldKind
 
-_ALIKE = 2  # Tools that stand for those which were called, where a request came with no other.
+_THE_SAME = 0.5  # Likeness of two tools' words from which on they are taken for one tool under two names.
+_COMMON = 0.05  # Share of tools above which a word of their names (get, calculate) tells nothing of what they do.
 
 
 @dataclass(frozen=True)
@@ -100,40 +102,75 @@ def _of_kind(
 
 def _without_tools(conversations: Sequence[Conversation]) -> Iterator[tuple[Conversation, None]]:
     for conversation in conversations:
-        yield request(user_request(conversation)), None
+        asked = request(user_request(conversation))
+        until = conversation.learnt[0] if conversation.learnt else None
+        # What the data teach to answer is not held to the base's answer.
+        if until is None or (asked.turns, asked.tools) != (conversation.turns[:until], conversation.tools):
+            yield asked, None
 
 
 def _with_anothers(conversations: Sequence[Conversation]) -> Iterator[tuple[Conversation, None]]:
-    for conversation, other in zip(conversations, [*conversations[1:], *conversations[:1]], strict=True):
-        if (system_text(other), other.tools) != (system_text(conversation), conversation.tools):
-            yield request(user_request(conversation), tools=other.tools, system=system_text(other)), None
+    tools = _Tools(conversations)
+    for index, conversation in enumerate(conversations):
+        called = _called(conversation)
+        for other in (*conversations[index + 1 :], *conversations[:index]):
+            same = (system_text(other), other.tools) == (system_text(conversation), conversation.tools)
+            if not same and not any(tools.may_answer(str(tool.get("name")), called) for tool in other.tools):
+                yield request(user_request(conversation), tools=other.tools, system=system_text(other)), None
+                break
 
 
 def _without_the_called(conversations: Sequence[Conversation]) -> Iterator[tuple[Conversation, None]]:
-    every = {str(tool.get("name")): tool for one in conversations for tool in one.tools}
-    words = {name: _words(tool) for name, tool in every.items()}
+    tools = _Tools(conversations)
     for conversation in conversations:
         called = _called(conversation)
         if not called or not conversation.tools:
             continue
         left = [tool for tool in conversation.tools if tool.get("name") not in called]
-        if not left:
-            wanted = set().union(*(words.get(name, set()) for name in called))
-            others = sorted(every.keys() - called, key=lambda name: (-_likeness(words[name], wanted), name))
-            left = [every[name] for name in others[:_ALIKE]]
+        left = left or tools.most_like(called, len(conversation.tools))
         if left:
-            yield (
-                replace(request(user_request(conversation), system=system_text(conversation)), tools=tuple(left)),
-                None,
-            )
+            yield request(user_request(conversation), tools=left, system=system_text(conversation)), None
 
 
 def _after_results(conversations: Sequence[Conversation]) -> Iterator[tuple[Conversation, int]]:
     for conversation in conversations:
         for index in range(1, len(conversation.turns)):
             before, turn = conversation.turns[index - 1 : index + 1]
-            if before.role == "tool" and turn.role == "assistant" and not turn.n_calls:
+            plain = before.role == "tool" and turn.role == "assistant" and not turn.n_calls
+            if plain and index not in conversation.learnt:  # As without tools.
                 yield conversation, index
+
+
+class _Tools:
+    """All tools of some conversations, by name, and which of them do the same.
+
+    Data name one function in several ways (``sum`` and ``calculate_sum``), and a tool that answers the request after
+    all would make a refusal the wrong lesson. So a tool counts as the same where a telling word of its name is the
+    same, or half of all words of name and description: rather an easier prompt than a wrong one.
+    """
+
+    def __init__(self, conversations: Sequence[Conversation]) -> None:
+        self._tools = {str(tool.get("name")): tool for one in conversations for tool in one.tools}
+        self._words = {name: _words(f"{name} {tool.get('description', '')}") for name, tool in self._tools.items()}
+        named = {name: _words(name) for name in self._tools}
+        count = Counter(word for words in named.values() for word in words)
+        most = max(2, _COMMON * len(named))
+        self._telling = {name: {word for word in words if count[word] <= most} for name, words in named.items()}
+
+    def may_answer(self, name: str, called: set[str]) -> bool:
+        """Whether a tool may do what one of the called functions does."""
+        telling, words = self._telling.get(name, set()), self._words.get(name, set())
+        return name in called or any(
+            telling & self._telling.get(one, set()) or _likeness(words, self._words.get(one, set())) >= _THE_SAME
+            for one in called
+        )
+
+    def most_like(self, called: set[str], count: int) -> list[dict[str, Any]]:
+        """Those that are described most like the called functions and do something else."""
+        wanted = set().union(*(self._words.get(name, set()) for name in called))
+        others = [name for name in self._tools if not self.may_answer(name, called)]
+        others.sort(key=lambda name: (-_likeness(self._words[name], wanted), name))
+        return [self._tools[name] for name in others[:count]]
 
 
 def _called(conversation: Conversation) -> set[str]:
@@ -145,8 +182,8 @@ def _called(conversation: Conversation) -> set[str]:
     return {call.name for call in calls or ()}
 
 
-def _words(tool: dict[str, Any]) -> set[str]:
-    return set(re.findall(r"[a-z]{3,}", f"{tool.get('name', '')} {tool.get('description', '')}".lower()))
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"[a-z]{3,}", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text).lower()))
 
 
 def _likeness(one: set[str], other: set[str]) -> float:
