@@ -10,9 +10,12 @@ import torch
 from peft import get_peft_model
 from transformers import DynamicCache
 
+from tests.arms import settings
 from tests.memory.tiny import full, logits_of, tiny_model
+from tests.training.test_opening import learnt
 from tinyengram.errors import TinyEngramError
-from tinyengram.training import load_adapter
+from tinyengram.sources import load_base
+from tinyengram.training import check_config, config_for, eval_losses, load_adapter, train_arm
 from tinyengram.training.opened import OpenedLoraConfig, open_by_its_rule, refuse_unopenable
 
 OPENING, BASE = [90, 91, 92], tiny_model()
@@ -98,3 +101,22 @@ def test_a_checkpoint_brings_its_rule_back(rule: str, tmp_path: Path) -> None:
 def test_what_cannot_be_switched_by_place_is_refused(method: str, options: dict[str, Any], rule: Any) -> None:
     with pytest.raises(TinyEngramError, match="opened_by"):
         refuse_unopenable(method, options, rule)
+
+
+@pytest.mark.parametrize("rule", [{"after": "tools"}, {"ngrams": {"orders": [2, 3]}}])
+def test_trained_from_an_arms_options_and_loaded_again(rule: dict[str, Any], tmp_path: Path) -> None:
+    base = load_base("tiny-random-llama")
+    examples = learnt(tmp_path, base, ["timer", "alarm"] * 5)
+    how = settings(max_steps=2)
+    options = {"r": 4, "target_modules": "all-linear", "opened_by": rule}
+    config = config_for("lora", options, base=base, examples=examples, settings=how)
+    assert check_config(config, base) > 0
+    done = train_arm(
+        arm="null", base=base, config=config, train=examples.train, eval=examples.held_out, settings=how, seed=0,
+        folder=tmp_path / "run",
+    )  # fmt: skip
+    point = done.points[-1]
+    model = load_adapter(load_base("tiny-random-llama").model, tmp_path / "run" / str(point.checkpoint))
+    loss, _ = eval_losses(model, examples.held_out, batch_size=how.batch_size, pad_token_id=0)
+    assert loss == pytest.approx(point.eval_loss_whole, abs=1e-5)
+    assert point.eval_loss_whole != done.points[0].eval_loss_whole
