@@ -39,7 +39,7 @@ class Scale:
 
 
 def scale_over(values: Iterable[float], start: float, end: float, *, log: bool = False, margin: float = 0.06) -> Scale:
-    """An axis over all finite values with some room at both ends; around a single value, or none, a unit's width.
+    """An axis over all finite values with some room at both ends; a unit's width around a single one, or none.
 
     Args:
         values: In the axis' unit; with ``log`` those that are not positive are left out.
@@ -54,14 +54,15 @@ def scale_over(values: Iterable[float], start: float, end: float, *, log: bool =
         middle = math.log(low * high) / 2
         low, high = (math.exp(middle + side * width * (0.5 + margin)) for side in (-1, 1))
     else:
-        width, middle = (high - low) or max(abs(high), 1.0), (low + high) / 2
+        alike = math.isclose(low, high, rel_tol=1e-4)  # Ticks of six digits could not tell them apart.
+        width, middle = max(abs(high), 1.0) if alike else high - low, (low + high) / 2
         low, high = (middle + side * width * (0.5 + margin) for side in (-1, 1))
     return Scale(low, high, start, end, log)
 
 
 def _linear_ticks(low: float, high: float) -> list[float]:
     step = 10.0 ** math.floor(math.log10((high - low) / _TICKS))
-    step = next(step * times for times in (1, 2, 5, 10) if (high - low) / (step * times) <= _TICKS)
+    step = next(step * times for times in (1, 2, 2.5, 5, 10) if (high - low) / (step * times) <= _TICKS)
     return [at * step for at in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
