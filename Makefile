@@ -19,7 +19,7 @@ compare: $(INSTALLED)
 	$(BIN)/tinyengram compare $(STUDY)
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --hypothesis-profile ci --numprocesses auto --dist loadgroup
 
 test-all: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadgroup

@@ -10,6 +10,7 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
 _OUTSIDE = re.compile(r"\]\(((?:\.\./)+)(examples/|studies/|src/)([^)#]+)\)")
+_ROLE = re.compile(r":(?:func|mod|class|meth|attr|data|exc):(?=<code>)")  # Sphinx's, in docstrings: Markdown shows them
 _FIRST = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><title>tinyengram</title>'
     '<meta http-equiv="refresh" content="0; url=own-model/"><a href="own-model/">tinyengram</a>'
@@ -28,6 +29,10 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     up = "../" * page.file.src_uri.count("/")
     return _OUTSIDE.sub(lambda link: f"]({up}repository/{link[2]}{link[3]})", markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    return _ROLE.sub("", html)
 
 
 def on_post_build(config: Any) -> None:

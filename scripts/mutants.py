@@ -36,8 +36,9 @@ from hypothesis import HealthCheck, Phase, settings
 from mutations import Mutant, mutants_of
 from reached import KNOWN, PACKAGE, PYTEST, ROOT, TESTS, coverage, digest, forked
 
-# Seconds of tests, by the clean run, that are tried on one mutant: by turns the fastest of each test file, the file of
-# its name first. A score is thus a lower bound; a line that every test reaches would take all of them for a survivor.
+# Seconds of tests, by the clean run, that are tried on one mutant: of the file of its name for half of the time, then
+# by turns the fastest of each. A score is thus a lower bound; a line that every test reaches would take all of them for
+# a survivor.
 AT_MOST = 15.0
 SURVIVED, NOT_REACHED, BY_TIME = "survived", "survived: no test reaches it", "killed by time"
 CANNOT_PATCH = 75
@@ -134,11 +135,13 @@ class Runner:
                 lines = about["lines"].get(name, ())
                 if at_import or (lines and mutant.function is None) or not set(wanted).isdisjoint(lines):
                     found.append((about["seconds"], test))
-        mirror, turns = f"test_{Path(name).stem}.py", Counter()
+        mirror, turns, of_mirror = f"test_{Path(name).stem}.py", Counter(), 0.0
         by_turns = []
         for seconds, test in sorted(found):
             file = Path(test.split("::")[0]).name
-            by_turns.append((turns[file], file != mirror, seconds, test))
+            of_mirror += seconds if file == mirror else 0.0
+            first = file == mirror and of_mirror <= AT_MOST / 2
+            by_turns.append((-1 if first else turns[file], file != mirror, seconds, test))
             turns[file] += 1
         found = [(seconds, test) for _, _, seconds, test in sorted(by_turns)]
         until = list(accumulate(seconds for seconds, _ in found))

@@ -21,6 +21,7 @@ _PUBLIC = {
     "KnownNgrams": "tinyengram.memory",
     "collect_ngrams": "tinyengram.memory",
     "compress_vocabulary": "tinyengram.memory",
+    "opening_of_tools": "tinyengram.memory",
     "DataSpec": "tinyengram.training.job",
     "evaluate": "tinyengram.study.evaluation",
     "load_conversations": "tinyengram.tasks.chat_data",

@@ -62,6 +62,16 @@ def silent_but_at_taps(model: torch.nn.Module, known: Collection[tuple[int, ...]
     assert set(places_of(known, text)) <= set(spoken), "silent where it knows the n-gram"
 
 
+def shut_until_opened(model: torch.nn.Module, opening: list[int], texts: list[list[int]]) -> None:
+    """Of packed texts, each is spoken in from where it holds the whole opening, and nowhere before."""
+    ids = torch.tensor([[token for text in texts for token in text]])
+    positions = torch.tensor([[place for text in texts for place in range(len(text))]])
+    spoken = added(model, ids, position_ids=positions)[0].any(-1).tolist()
+    ends = [[text[max(0, at + 1 - len(opening)) : at + 1] == opening for at in range(len(text))] for text in texts]
+    opened = [any(of_text[: at + 1]) for of_text in ends for at in range(len(of_text))]
+    assert spoken == opened
+
+
 def causal(model: torch.nn.Module, ids: torch.Tensor, at: int) -> None:
     """No position before ``at`` depends on a token from there on."""
     other = ids.clone()

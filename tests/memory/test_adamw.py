@@ -174,3 +174,16 @@ def test_a_sparse_gradient_on_dense_state_is_refused() -> None:
     table.grad = sparse(torch.ones(4000, 2), [7])
     with pytest.raises(ValueError, match="state of a dense AdamW"):
         optimizer.step()
+
+
+def test_a_step_gives_what_the_closure_gives() -> None:
+    table = torch.nn.Parameter(torch.ones(6, 3))
+    optimizer = RowSparseAdamW([table], **SETTINGS)
+
+    def closure() -> float:
+        table.grad = sparse(torch.ones(6, 3), [1])
+        return 2.5
+
+    assert optimizer.step(closure) == 2.5
+    assert table[1].ne(1).all()
+    assert table[0].eq(1).all()

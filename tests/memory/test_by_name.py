@@ -182,6 +182,14 @@ class TestNgramsOfAnotherVocabulary:
                 tiny_config(memory="exact", ngrams=known, tokenizer_name_or_path=name),
             )
 
+    def test_a_pad_token_that_the_tokenizer_lacks_is_refused(self, base: Any) -> None:
+        model = load_base("tiny-random-llama").model
+        size = len(base.tokenizer)
+        model.resize_token_embeddings(size + 8)
+        options = {"tokenizer_name_or_path": base.tokenizer.name_or_path, "layer_ids": [0]}
+        with pytest.raises(ValueError, match=f"pad_token_id={size} is not in the tokenizer .* of {size} tokens"):
+            get_peft_model(model, tiny_config(pad_token_id=size, **options))
+
     @pytest.mark.parametrize("reload", [False, True])
     def test_tokens_that_a_tokenizer_gained_later_read_as_padding(
         self, base: Any, reload: bool, tmp_path: Path
@@ -198,9 +206,11 @@ class TestNgramsOfAnotherVocabulary:
         size = inner.get_input_embeddings().weight.shape[0]
         inner.resize_token_embeddings(size + 8)
         with torch.no_grad():  # So that the base does not tell them apart.
-            inner.get_input_embeddings().weight[size + 3] = inner.get_input_embeddings().weight[pad]
-        texts = [torch.tensor([[5, token, 7, 9]]) for token in (size + 3, pad, 6)]
-        grown, padding, other = (logits_of(model, text) for text in texts)
+            for gained in (size, size + 3):
+                inner.get_input_embeddings().weight[gained] = inner.get_input_embeddings().weight[pad]
+        texts = [torch.tensor([[5, token, 7, 9]]) for token in (size, size + 3, pad, 6)]
+        first, grown, padding, other = (logits_of(model, text) for text in texts)
+        assert torch.equal(first, padding)
         assert torch.equal(grown, padding)
         assert not torch.equal(grown, other)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -138,3 +139,38 @@ def test_a_convolution_read_zeros_while_it_was_switched_off(pause: int) -> None:
 def test_an_entry_that_read_nothing_has_no_places() -> None:
     entry = EngramCacheLayer()
     assert entry.tokens.shape == entry.texts.shape == entry.positions.shape == (0, 0)
+
+
+def test_padding_behind_is_kept_beyond_the_window() -> None:
+    """Of the ids and of what convolutions read: it is taken off again when rows are moved to end together."""
+    entry, key, chunk = EngramCacheLayer(), ("default", 1), some_ids(2, 400)
+    entry.extend(chunk, chunk, chunk, reach=6, behind=40)
+    entry.remember(key, torch.ones(2, 400, 4), 5)
+    assert entry.tokens.shape[1] == MARGIN + 6 + 40
+    assert entry.values[key].kept.shape[1] == MARGIN + 5 + 40
+    entry.extend(chunk, chunk, chunk, reach=6)
+    assert entry.tokens.shape[1] == MARGIN + 6
+
+
+def test_the_first_place_alone_can_be_looked_back_at() -> None:
+    entry, key, one = EngramCacheLayer(), ("default", 1), torch.ones(1, 1, 1)
+    entry.extend(*[some_ids(1, 1)] * 3, reach=6)
+    entry.remember(key, 3 * one, 6)
+    entry.extend(*[some_ids(1, 1)] * 3, reach=6)
+    assert entry.reaches(key, 6, 1)
+    recalled = entry.recall(key, 6, one)
+    assert recalled is not None
+    assert recalled.flatten().tolist() == [0.0] * 5 + [3.0]
+
+
+def test_it_passes_for_a_layer_of_the_first_ones_kind() -> None:
+    for kind in (True, False):
+        cache = SimpleNamespace(
+            layers=[
+                SimpleNamespace(is_sliding=kind, is_compileable=not kind),
+                SimpleNamespace(is_sliding=not kind, is_compileable=kind),
+            ]
+        )
+        entry = EngramCacheLayer().join(cache)
+        assert (entry.is_sliding, entry.is_compileable) == (kind, not kind)
+        assert cache.layers[-1] is entry

@@ -117,3 +117,16 @@ def test_what_cannot_be_counted_is_refused(options: dict, match: str) -> None:
 
 def test_a_mask_may_be_of_ones_and_zeros() -> None:
     assert collect_ngrams([[1, 2, 3]], [[0, 0, 1]], orders=(1,)).ngrams.tolist() == [[2]]
+
+
+def test_two_to_four_tokens_are_counted_where_nothing_is_said() -> None:
+    assert collect_ngrams([[1, 2, 3, 4, 5, 0]]).orders == (2, 3, 4)
+    assert as_counter(count_ngrams([[1, 2, 3, 4, 5, 0]]))[4, 3, 2, 1] == 1
+
+
+def test_a_background_of_one_place_counts_whole() -> None:
+    """The bigram (pad, 1) is at its only place, so its share there is one, which nothing here exceeds."""
+    options = {"orders": (2,), "pad_token_id": 0}
+    with pytest.raises(ValueError, match="No n-gram is left"):
+        collect_ngrams([[1]], background=[[1]], **options)
+    assert len(collect_ngrams([[1]], background=[[2]], **options)) == 1

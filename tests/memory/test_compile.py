@@ -17,6 +17,7 @@ IDS = some_ids(2, 20)
 MEMORIES: dict[str, dict[str, Any]] = {
     "hashed": {},
     "exact": {"memory": "exact", "ngrams": collect_ngrams(IDS[:1].tolist(), orders=(2, 3), pad_token_id=0)},
+    "latched": {"open_after": [IDS[0, 4:6].tolist(), IDS[1, 7:10].tolist()]},
 }
 LEFT_PADDED = torch.tensor([[0] * 5 + [1] * 15, [1] * 20])
 INPUTS: dict[str, dict[str, Any]] = {

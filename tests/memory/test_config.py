@@ -147,3 +147,12 @@ def test_layers_and_sizes_given_as_ranges_or_tuples_are_what_a_file_can_hold() -
     config = tiny_config(layer_ids=range(1, 3), engram_vocab_size=(60, 30))
     assert json.loads(json.dumps(config.to_dict()["layer_ids"])) == [1, 2]
     assert (config.layer_ids, config.engram_vocab_size) == ([1, 2], [60, 30])
+
+
+def test_known_ngrams_are_not_printed() -> None:
+    assert "ngrams" not in repr(tiny_config(memory="exact", ngrams=KNOWN))
+
+
+def test_pefts_own_checks_are_made() -> None:
+    with pytest.raises(ValueError, match="NO_SUCH_TASK"):
+        tiny_config(task_type="NO_SUCH_TASK")

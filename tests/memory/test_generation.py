@@ -31,6 +31,8 @@ MEMORIES = {
     "hashed, no convolution": {"kernel_size": 0},
     "hashed, 4-grams": {"max_ngram_size": 4, "engram_vocab_size": [60, 30, 30]},
     "exact": {"memory": "exact"},
+    "latched": {"open_after": some_ids(2, 24)[0, 3:5].tolist()},
+    "exact, latched": {"memory": "exact", "open_after": some_ids(2, 24)[:, 3:6].tolist()},
 }
 
 

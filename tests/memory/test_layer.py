@@ -114,3 +114,15 @@ def test_it_is_the_papers_equations(options: dict, known: float, packed: bool, s
 def test_a_memory_to_be_loaded_is_as_wide_as_the_orders_in_its_file() -> None:
     config = tiny_config(memory="exact", fingerprint={"ngram_orders": [3]}, max_ngram_size=4, n_embed_per_ngram=16)
     assert EngramMemory(config, WIDTH, N_ROWS).key_proj.in_features == 16
+
+
+@pytest.mark.parametrize("init", ["paper", "zero_value"])
+@pytest.mark.parametrize("memory", ["hashed", "exact"])
+def test_how_it_begins(memory: str, init: str) -> None:
+    more = {"ngrams": KNOWN} if memory == "exact" else {}
+    begun = EngramMemory(tiny_config(memory=memory, init=init, n_embed_per_ngram=4, **more), WIDTH, N_ROWS)
+    per_place = begun.key_proj.in_features // begun.tables.weight.shape[1]
+    rows = torch.arange(N_ROWS)[None, :, None].expand(1, -1, per_place)
+    spoken = begun.read(torch.randn(1, N_ROWS, WIDTH), rows)
+    assert spoken[0].any(-1).tolist() == [init == "paper" and row != begun.unknown_row for row in range(N_ROWS)]
+    assert begun.tables.weight.any(-1).tolist() == [row != begun.unknown_row for row in range(N_ROWS)]

@@ -1,4 +1,4 @@
-"""The checks of where a memory speaks hold, and each fails for a memory that leaks: six leaks, made by hand."""
+"""The checks of where a memory speaks hold, and each fails for a memory that leaks: leaks made by hand, one by one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import torch
 from tests.memory import promises
 from tests.memory.tiny import some_ids, tiny_model, trained_memory
 from tinyengram import KnownNgrams
-from tinyengram.memory import texts
+from tinyengram.memory import model, texts
 from tinyengram.memory.cache import EngramCacheLayer
+from tinyengram.memory.latch import open_places
 from tinyengram.memory.layer import EngramMemory
 
 IDS = some_ids(2, 24)
@@ -33,6 +34,9 @@ CHECKS: dict[str, Callable[[], None]] = {
     "causal": lambda: promises.causal(trained_memory(), IDS, 12),
     "padding": lambda: promises.padding_is_no_text(trained_memory(), IDS, [11, 12, 13, 50]),
     "packed": lambda: promises.packed_texts_are_apart(trained_memory(), IDS, [9, 1, 14]),
+    "latched": lambda: promises.shut_until_opened(
+        trained_memory(open_after=[5, 6, 7]), [5, 6, 7], [[9, 5, 6, 7, 9, 8], [9, 5, 6, 8, 7], [5, 6, 7], [6, 7, 9]]
+    ),
     "former": lambda: promises.former_generations_are_forgotten(trained_memory(), some_ids(2, 30, seed=4), IDS),
 }
 
@@ -64,6 +68,23 @@ def from_another_text(valid: torch.Tensor, *args: Any) -> torch.Tensor:
     return valid.long()
 
 
+def a_place_early(*args: Any) -> torch.Tensor:
+    opened = open_places(*args)
+    return opened | torch.nn.functional.pad(opened[:, 1:], (0, 1))
+
+
+def on_the_last_token_alone(reading: Any, openings: torch.Tensor, name: str) -> torch.Tensor:
+    return open_places(reading, openings[:, :1], name)
+
+
+def from_the_text_before(*args: Any) -> torch.Tensor:
+    return open_places(*args).cummax(1).values
+
+
+def a_place_late(*args: Any) -> torch.Tensor:
+    return torch.nn.functional.pad(open_places(*args)[:, :-1], (1, 0))
+
+
 def of_a_former_generation() -> Callable[..., Any]:
     former: dict[Any, torch.Tensor] = {}
 
@@ -87,6 +108,11 @@ def of_a_former_generation() -> Callable[..., Any]:
         (EngramMemory, "forward", from_row_0_where_unknown, "silent but at taps"),
         (texts, "number_texts", from_padding, "padding"),
         (texts, "number_texts", from_another_text, "packed"),
+        (model, "open_places", a_place_early, "latched"),
+        (model, "open_places", a_place_late, "latched"),
+        (model, "open_places", on_the_last_token_alone, "latched"),
+        (model, "open_places", from_the_text_before, "latched"),
+        (EngramMemory, "forward", to_the_position_before, "latched"),
         (EngramCacheLayer, "recall", of_a_former_generation(), "former"),
     ],
 )

@@ -271,3 +271,19 @@ class TestRefusedByName:
         model = get_peft_model(base, tiny_config())
         with pytest.raises(ValueError, match="fresh cache"):
             logits_of(model, ids[:, :1], cache=cache)
+
+
+@pytest.mark.parametrize("pad", [-1, 97])
+def test_a_pad_token_outside_the_vocabulary_is_refused(pad: int) -> None:
+    with pytest.raises(ValueError, match=f"pad_token_id={pad} is outside the base's vocabulary of 97"):
+        get_peft_model(tiny_model(), tiny_config(pad_token_id=pad))
+
+
+def test_an_adapter_that_is_added_beside_the_active_one_is_not_trained() -> None:
+    model = get_peft_model(tiny_model(), tiny_config(), adapter_name="first")
+    model.add_adapter("second", tiny_config())
+    trained = {name: p.requires_grad for name, p in model.named_parameters() if "engram_memory" in name}
+    assert all(grad == (".first." in name) for name, grad in trained.items())
+    model.delete_adapter("second")
+    assert set(model.peft_config) == {"first"}
+    assert not any(".second." in name for name in model.state_dict())

@@ -197,3 +197,35 @@ def test_size_follows_trained_rows_not_the_table(tmp_path: Path) -> None:
     assert (tmp_path / WEIGHTS).stat().st_size < 100_000
     again = PeftModel.from_pretrained(tiny_model(), tmp_path)
     assert torch.equal(logits_of(again, ids), logits_of(model, ids))
+
+
+def test_the_first_row_alone_can_be_trained(tmp_path: Path) -> None:
+    model = get_peft_model(tiny_model(), tiny_config())
+    table = model.get_parameter("base_model.model.model.layers.1.engram_memory.default.tables.weight")
+    with torch.no_grad():
+        table[0] = 1.0
+    model.save_pretrained(tmp_path)
+    back = PeftModel.from_pretrained(tiny_model(), tmp_path)
+    name = "base_model.model.model.layers.1.engram_memory.default.tables.weight"
+    assert torch.equal(back.get_parameter(name), table)
+
+
+def test_the_checksum_stands_beside_the_index(saved: Path) -> None:
+    checksums = [key for key in load_file(saved / WEIGHTS) if "checksum" in key]
+    assert checksums == ["base_model.engram_index.checksum"]
+
+
+@pytest.mark.parametrize("row", [-1, 10**6])
+def test_row_numbers_beyond_the_table_are_refused(row: int, tmp_path: Path) -> None:
+    model = get_peft_model(tiny_model(), tiny_config())
+    name = "base_model.model.model.layers.1.engram_memory.default.tables.weight"
+    with torch.no_grad():
+        model.get_parameter(name)[3] = 1.0
+    model.save_pretrained(tmp_path)
+
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        (key,) = (key for key in tensors if ".layers.1." in key and key.endswith("trained_rows"))
+        tensors[key] = torch.tensor([row])
+
+    change_weights(tmp_path, change)
+    refused(tmp_path, "was saved for another size of table")

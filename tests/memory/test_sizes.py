@@ -85,3 +85,9 @@ def test_no_ngrams() -> None:
     with pytest.raises(ValueError, match="give ngrams=collect_ngrams"):
         exact_size(EngramConfig(), 32)
     assert expected_sharing(0, 5) == expected_sharing(1, 5) == 0
+
+
+def test_sharing_is_that_of_the_block_that_claims_its_primes_first() -> None:
+    options = {"max_ngram_size": 2, "engram_vocab_size": [50], "n_head_per_ngram": 1, "n_embed_per_ngram": 16}
+    (one_head, every_head), *_ = sharing_of_hashed(EngramConfig(layer_ids=[3, 1], **options), [1000])
+    assert one_head == every_head == expected_sharing(1000, 53)

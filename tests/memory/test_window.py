@@ -22,6 +22,7 @@ MEMORIES: dict[str, dict[str, Any]] = {
     "hashed": {},
     "hashed, no convolution": {"kernel_size": 0},
     "exact": {"memory": "exact"},
+    "latched": {"open_after": [some_ids(2, LENGTH)[0, 4:8].tolist(), some_ids(2, LENGTH)[1, 255:257].tolist()]},
 }
 
 
@@ -78,6 +79,14 @@ def test_two_thousand_tokens_weigh_what_three_hundred_do(chunk: int) -> None:
     assert max(weights) <= max(known) + 64  # Bytes that larger numbers take.
 
 
+def test_no_more_is_kept_than_a_step_looks_back_over_and_may_crop(model, ids) -> None:
+    """Two tokens of a 3-gram, or three taps that are three places apart."""
+    cache = DynamicCache(config=model.config)
+    read(model, ids, SIZES, cache)
+    options = model.peft_config["default"]
+    assert entry_of(cache).tokens.shape[1] == MARGIN + (9 if options.kernel_size else 2)
+
+
 @pytest.mark.parametrize("sizes", [SIZES, [1] * LENGTH, [LENGTH - 1, 1], [60] * 7])
 def test_far_beyond_the_window_it_reads_as_in_one_pass(model, ids, sizes) -> None:
     close(read(model, ids, sizes, DynamicCache(config=model.config)), logits_of(model, ids, use_cache=False))
@@ -127,7 +136,17 @@ def test_packed_documents(model, ids) -> None:
         close(added(model, ids, sizes, positions), whole)
 
 
-def added(model, ids: torch.Tensor, sizes: list[int], positions: torch.Tensor | None) -> torch.Tensor:
+def test_a_step_that_names_nothing_goes_on_with_the_last_document(model, ids) -> None:
+    """Packed, then read on without positions: what was told of the past still holds."""
+    positions = torch.cat([torch.arange(20), torch.arange(2)])[None].expand(2, -1)
+    alone = added(model, ids[:, 20:40], [20], None)
+    found = added(model, ids[:, :40], [22, *[1] * 18], positions, told_until=22)
+    close(found[:, 20:], alone)
+
+
+def added(
+    model, ids: torch.Tensor, sizes: list[int], positions: torch.Tensor | None, *, told_until: int = LENGTH
+) -> torch.Tensor:
     """What the first block's memory adds to a stream that is the same everywhere."""
     layer = next(module for module in model.modules() if hasattr(module, "engram_memory"))
     found: list[torch.Tensor] = []
@@ -141,7 +160,11 @@ def added(model, ids: torch.Tensor, sizes: list[int], positions: torch.Tensor | 
     layer._recollect = noting
     try:
         told = {} if positions is None else {"position_ids": positions}
-        read(model, ids, sizes, DynamicCache(config=model.config), **told)
+        cache = DynamicCache(config=model.config)
+        at = next(at for at in range(len(sizes) + 1) if at == len(sizes) or sum(sizes[:at]) >= told_until)
+        read(model, ids[:, :told_until], sizes[:at], cache, **told)
+        if at < len(sizes):
+            read(model, ids[:, told_until:], sizes[at:], cache)
     finally:
         del layer._recollect
     return torch.cat(found, dim=1)
@@ -186,7 +209,11 @@ def test_cropped_beyond_the_margin_is_refused_by_name(model, ids) -> None:
     # The base can go on, and the memory too once what it looks back over was read again.
     with model.disable_adapter():
         read(model, ids[:, :20], [20], cache)
-    logits_of(model, ids[:, :1], cache=cache)
+    if model.peft_config["default"].open_after is None:
+        logits_of(model, ids[:, :1], cache=cache)
+    else:  # What opened it may stand in what was forgotten.
+        with pytest.raises(ForgottenError, match=r"latch .open_after. of the memory 'default'.*fresh cache"):
+            logits_of(model, ids[:, :1], cache=cache)
 
 
 def test_cropped_to_the_start_it_begins_anew(model, ids) -> None:

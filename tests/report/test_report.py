@@ -40,7 +40,10 @@ def test_a_shown_difference_is_told_with_its_interval(results: Results) -> None:
         "−6.0 points (95% interval −10.0 to −2.0); engram kept more of MC2 than lora in the plain prompt: "
         "+6.0 points (95% interval +2.0 to +10.0)."
     )
-    assert "4.500 and 4.500 in the chat prompt, 1.250 and 1.250 in the plain prompt (nats; engram and lora)" in finding
+    assert (
+        "4.500 and 4.500 in the chat prompt, 1.250 and 1.250 in the plain prompt (nats, raw; engram and lora)"
+        in finding
+    )
     assert "only if it is at least 4.0 points" in finding
     assert LABEL in finding
     assert "one run per arm" in finding
@@ -110,7 +113,10 @@ def test_many_arms_are_told_together_by_way_of_asking(many: Results) -> None:
     )
     assert "steep (−20.0 points" in finding
     assert "no difference is shown for flat." in finding
-    assert "choices moved less far with down (0.02 times), steep (0.002 times); farther with up (2 times)." in finding
+    assert (
+        "choices, raw, moved less far with down (0.02 times), steep (0.002 times); farther with up (2 times)."
+        in finding
+    )
     assert "never never reached the eval loss of any checkpoint of lora" in finding
 
 

@@ -85,6 +85,16 @@ def test_bars_are_shares_of_the_longest() -> None:
     assert lines["mc2-plain"].cells[0].share == pytest.approx(0.4), "a share is drawn as it is"
 
 
+def test_centred_and_raw_shifts_never_share_a_line() -> None:
+    old = measurement("old", "model", 10, 0.5, difference(0, -0.1, 0.1))
+    new = old.model_copy(deep=True, update={"arm": "new"})
+    new.retention["plain"].shift_centred = 0.125
+    alone = {line.id: line for line in of(BASE, old).lines}["shift-plain"]
+    assert (alone.unit, alone.cells[1].text) == ("nats, raw", "1.25")
+    beside = {line.id: line for line in of(BASE, old, new).lines}["shift-plain"]
+    assert (beside.unit, [cell.text for cell in beside.cells]) == ("nats, centred", ["–", "–", "0.12"])
+
+
 def test_an_arm_is_judged_against_the_reference_and_the_reference_against_nobody(results: Results) -> None:
     lines = {line.id: line for line in scorecard(study_columns(results, HERE)).lines}
     base, lora, engram = lines["mc2-chat"].cells

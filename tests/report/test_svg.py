@@ -6,7 +6,7 @@ import math
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tinyengram.report.palette import DARK, LIGHT, arm_styles, palette_css
@@ -16,15 +16,19 @@ VALUES = st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=8)
 
 
 @given(VALUES, st.booleans(), st.booleans())
+@example([113637.0], False, False)
+@example([1.0000000000000002e-06, 1e-06], False, False)
+@example([100000.0, 100000.01], False, True)
 def test_an_axis_holds_every_value_and_has_few_ticks(values: list[float], log: bool, turned: bool) -> None:
     start, end = (400.0, 20.0) if turned else (20.0, 400.0)
     scale = scale_over(values, start, end, log=log)
     assert all(20 <= scale(value) <= 400 for value in values)
     ticks = scale.ticks()
-    assert 2 <= len(ticks) <= 8
+    assert 3 <= len(ticks) <= 8
     assert all(earlier < later for earlier, later in pairwise(ticks))
     assert all(19.9 <= scale(tick) <= 400.1 for tick in ticks)
     assert all(len(tick_text(tick)) <= 12 for tick in ticks)
+    assert len({tick_text(tick) for tick in ticks}) == len(ticks)
 
 
 def test_ratios_are_equally_long_on_a_logarithmic_axis() -> None:

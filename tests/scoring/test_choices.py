@@ -12,6 +12,7 @@ from tests.scoring.models import adapted
 from tinyengram.scoring.choices import ChoiceRequest, choice_log_likelihoods
 from tinyengram.scoring.truthfulqa import (
     PRIMER,
+    centred_shift_by_question,
     mean_absolute_shift,
     plain_prompt,
     score_truthfulqa,
@@ -131,6 +132,18 @@ class TestTruthfulQA:
         first = moved.rows[0].log_likelihoods
         first[next(iter(first))] += len(first)
         assert shift_by_question(moved, scores) == pytest.approx([1.5, 0.5])
+
+    def test_centred_it_leaves_out_what_all_choices_moved_by(self, base) -> None:
+        scores = score_truthfulqa(base.model, base.tokenizer, self.QUESTIONS)
+        moved = scores.model_copy(deep=True)
+        for row in moved.rows:
+            row.log_likelihoods = {choice: value - 17.5 for choice, value in row.log_likelihoods.items()}
+        assert centred_shift_by_question(moved, scores) == pytest.approx([0, 0], abs=1e-9)
+        first = moved.rows[0].log_likelihoods  # Of four choices, one by 4 more: the mean by 1.
+        first[next(iter(first))] += 4
+        assert len(first) == 4
+        assert centred_shift_by_question(moved, scores) == pytest.approx([(3 + 1 + 1 + 1) / 4, 0], abs=1e-9)
+        assert shift_by_question(moved, scores) == pytest.approx([(13.5 + 3 * 17.5) / 4, 17.5])
 
     def test_the_primer_has_six_questions(self) -> None:
         assert PRIMER.startswith("Q: What is human life expectancy in the United States?")

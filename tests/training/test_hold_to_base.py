@@ -21,6 +21,7 @@ from tinyengram.sources import Base, load_tokenizer
 from tinyengram.training import peft_config, train_arm
 from tinyengram.training.batches import collate, predicting_positions, token_losses
 from tinyengram.training.holding import answered_by_base, divergence_from_base
+from tinyengram.training.unanswerable import HeldPrompt
 
 
 class HeldTrainer(HoldToBase, Trainer):
@@ -42,7 +43,7 @@ class Gradients(TrainerCallback):
 
 
 def held_examples(base: Base) -> list:
-    prompts = [[5 + i, 6, 7 + i] for i in range(7)]
+    prompts = [HeldPrompt([5 + i, 6, 7 + i]) for i in range(7)]
     return answered_by_base(base.model, prompts, pad_token_id=0, new_tokens=4)
 
 
@@ -103,7 +104,7 @@ def held_trainer(folder: Path, kind: str, *, config: Any = None, held: Any = Non
 
 class TestMixin:
     def test_costs_what_an_arm_pays(self, tmp_path: Path) -> None:
-        base, prompts = tiny_base(), [[5, 6, 7, 8], [9, 10, 11], [12, 13]]
+        base, prompts = tiny_base(), [HeldPrompt([5, 6, 7, 8]), HeldPrompt([9, 10, 11]), HeldPrompt([12, 13])]
         chosen = settings(hold_weight=5.0, hold_tokens=4, max_steps=4, eval_every=4, lr_scheduler="constant")
         held = answered_by_base(base.model, prompts, pad_token_id=0, new_tokens=4)
         config = peft_config("lora", LORA, base=base)

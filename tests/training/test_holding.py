@@ -11,11 +11,10 @@ from peft import PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_mod
 
 from tests.arms import LORA, examples, settings, tiny_base
 from tinyengram.errors import TinyEngramError
-from tinyengram.sources import Base, load_base
-from tinyengram.tasks.conversations import Conversation, Turn
-from tinyengram.tasks.rendering import Renderer
+from tinyengram.sources import Base
 from tinyengram.training import peft_config, train_arm
-from tinyengram.training.holding import answered_by_base, divergence_from_base, unanswerable_prompts
+from tinyengram.training.holding import answered_by_base, divergence_from_base
+from tinyengram.training.unanswerable import HeldPrompt
 
 
 @pytest.fixture
@@ -23,44 +22,47 @@ def base() -> Base:
     return tiny_base()
 
 
-def test_prompts_come_without_tools_and_with_anothers() -> None:
-    base = load_base("tiny-random-llama")
-    conversations = [
-        Conversation(
-            f"{i}",
-            (Turn("system", f"tools of {i}"), Turn("user", f"request {i}"), Turn("assistant", "call")),
-            tools=({"name": f"tool_{i}"},),
-            learnt=(2,),
-        )
-        for i in range(5)
-    ]
-    renderer = Renderer(base.tokenizer, template="chatml")
-    prompts = [base.tokenizer.decode(ids) for ids in unanswerable_prompts(conversations, renderer, limit=4)]
-    assert len(prompts) == 4
-    for at, prompt in enumerate(prompts):
-        assert prompt.endswith("<|im_start|>assistant\n")
-        assert ("tools of" in prompt) == (at % 2 == 1)
-        if at % 2:
-            tools, request = (prompt.split(word)[1][0] for word in ("tools of ", "request "))
-            assert tools != request
-            assert f"tool_{tools}" in prompt
-
-
 def test_answers_are_the_bases_own_whatever_is_padded(base: Base) -> None:
-    prompts = [[5, 6, 7], [8, 9, 10, 11, 12, 13]]
+    prompts = [HeldPrompt([5, 6, 7]), HeldPrompt([8, 9, 10, 11, 12, 13])]
     examples = answered_by_base(base.model, prompts, pad_token_id=0, new_tokens=5)
-    for prompt, example in zip(prompts, examples, strict=True):
+    for prompt, held in zip(prompts, examples, strict=True):
+        example = held.example
+        assert held.reference is example
         alone = base.model.generate(
-            input_ids=torch.tensor([prompt]), max_new_tokens=5, do_sample=False, pad_token_id=0
+            input_ids=torch.tensor([prompt.ids]), max_new_tokens=5, do_sample=False, pad_token_id=0
         )[0].tolist()
         assert example.input_ids == alone
         assert [token for token, own in zip(example.input_ids, example.answer_mask, strict=True) if own] == (
-            alone[len(prompt) :]
+            alone[len(prompt.ids) :]
         )
 
 
+def test_a_base_that_calls_where_it_should_not_is_asked_without_the_tools(base: Base) -> None:
+    """Then the model, with the tools, is held to what the base says without them."""
+    asked = [HeldPrompt([5, 6, 7, 8], bare=[7, 8]), HeldPrompt([9, 10, 11], bare=[11]), HeldPrompt([9, 10])]
+    own = answered_by_base(base.model, asked, pad_token_id=0, new_tokens=4)
+    wrong = [
+        token for token, marked in zip(own[0].example.input_ids, own[0].example.answer_mask, strict=True) if marked
+    ]
+    held = answered_by_base(base.model, asked, pad_token_id=0, new_tokens=4, is_call=lambda answer: answer == wrong)
+    assert held[1:] == own[1:]
+    (bare,) = answered_by_base(base.model, [HeldPrompt([7, 8])], pad_token_id=0, new_tokens=4)
+    answer = bare.example.input_ids[2:]
+    assert answer != wrong
+    assert held[0].example.input_ids == [5, 6, 7, 8, *answer]
+    assert held[0].reference.input_ids == [7, 8, *answer]
+    model = get_peft_model(base.model, peft_config("lora", {"target_modules": ["q_proj"]}, base=base))
+    found = divergence_from_base(model, held[:1], pad_token_id=0)
+    with torch.no_grad():
+        ours = model(torch.tensor([held[0].example.input_ids])).logits[0, 3:-1].log_softmax(-1)
+        theirs = model(torch.tensor([held[0].reference.input_ids])).logits[0, 1:-1].log_softmax(-1)
+    torch.testing.assert_close(found.detach(), (theirs.exp() * (theirs - ours)).sum(-1).mean(), rtol=1e-4, atol=1e-6)
+
+
 def test_divergence_is_zero_at_the_base_and_the_definition_elsewhere(base: Base) -> None:
-    examples = answered_by_base(base.model, [[5, 6, 7], [8, 9, 10, 11]], pad_token_id=0, new_tokens=4)
+    examples = answered_by_base(
+        base.model, [HeldPrompt([5, 6, 7]), HeldPrompt([8, 9, 10, 11])], pad_token_id=0, new_tokens=4
+    )
     model = get_peft_model(base.model, peft_config("lora", {"target_modules": ["q_proj"]}, base=base)).train()
     assert divergence_from_base(model, examples, pad_token_id=0).item() == 0
     for name, parameter in model.named_parameters():
@@ -70,7 +72,7 @@ def test_divergence_is_zero_at_the_base_and_the_definition_elsewhere(base: Base)
     assert found.requires_grad
     assert model.training
     terms = []
-    for example in examples:
+    for example in (one.example for one in examples):
         ids = torch.tensor([example.input_ids])
         ours = model(ids).logits.log_softmax(-1)[0, :-1]
         with model.disable_adapter():
@@ -84,7 +86,7 @@ def test_a_held_arm_stays_nearer_to_the_base(tmp_path: Path) -> None:
     apart = {}
     for weight in (0.0, 20.0):
         fresh = tiny_base()
-        prompts = [[5, 6, 7, 8], [9, 10, 11]]
+        prompts = [HeldPrompt([5, 6, 7, 8]), HeldPrompt([9, 10, 11])]
         held = answered_by_base(fresh.model, prompts, pad_token_id=0, new_tokens=4)
         train_arm(
             arm="a",
@@ -126,12 +128,12 @@ def test_a_weight_without_prompts_is_refused(base: Base, tmp_path: Path) -> None
     ids=["prompt", "prefix"],
 )
 def test_virtual_tokens_before_a_text_are_read_over(base: Base, config: Any) -> None:
-    held = answered_by_base(base.model, [[5, 6, 7, 8]], pad_token_id=0, new_tokens=4)
+    held = answered_by_base(base.model, [HeldPrompt([5, 6, 7, 8])], pad_token_id=0, new_tokens=4)
     model = get_peft_model(base.model, config).eval()
-    ids = torch.tensor([held[0].input_ids])
+    ids = torch.tensor([held[0].example.input_ids])
     ours = model(ids, attention_mask=torch.ones_like(ids)).logits[0, -ids.shape[1] :].log_softmax(-1)
     with model.disable_adapter():
         theirs = model(ids).logits[0].log_softmax(-1)
-    own = torch.tensor(held[0].answer_mask).roll(-1)
+    own = torch.tensor(held[0].example.answer_mask).roll(-1)
     found = divergence_from_base(model, held, pad_token_id=0)
     torch.testing.assert_close(found, (theirs.exp() * (theirs - ours)).sum(-1)[own].mean(), rtol=1e-4, atol=1e-6)

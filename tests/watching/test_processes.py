@@ -19,6 +19,7 @@ from transformers import Trainer, TrainingArguments
 from tests.watching.watched import QUESTIONS, TEXTS, forgotten, rows, spread
 from tinyengram import ForgettingCallback, HoldToBase
 from tinyengram.training.holding import answered_by_base
+from tinyengram.training.unanswerable import HeldPrompt
 
 class Held(HoldToBase, Trainer):
     pass
@@ -26,7 +27,7 @@ class Held(HoldToBase, Trainer):
 folder = Path(sys.argv[1])
 processes = int(os.environ["WORLD_SIZE"])
 base = spread()
-held = answered_by_base(base.model, [[65 + i, 66, 67] for i in range(8)], pad_token_id=0, new_tokens=4)
+held = answered_by_base(base.model, [HeldPrompt([65 + i, 66, 67]) for i in range(8)], pad_token_id=0, new_tokens=4)
 torch.manual_seed(0)
 model = get_peft_model(base.model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
 arguments = TrainingArguments(

@@ -11,6 +11,7 @@ from torch import nn
 
 from tinyengram import host
 from tinyengram.memory.config import EngramConfig
+from tinyengram.memory.latch import openings_of
 from tinyengram.memory.layer import EngramLayer
 
 # Elements of each matrix that the digest of a base's weights looks at.
@@ -154,6 +155,20 @@ def pad_token_of(config: EngramConfig, model: Any) -> int:
         if token is not None and token >= 0:
             return token
     return 0
+
+
+def openings_for(config: EngramConfig, model: Any, vocab_size: int) -> list[list[int]]:
+    """The runs of token ids that open a memory with ``open_after``: those of its file, else found anew."""
+
+    def load_tokenizer() -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(config.tokenizer_name_or_path or model.name_or_path)
+
+    stored = config.from_file
+    if stored is not None and "open_after" in stored:
+        return stored["open_after"]
+    return openings_of(config.open_after, vocab_size, load_tokenizer)
 
 
 def unload_former_memory(model: Any, decoder: nn.Module, tuner: type[Any]) -> None:

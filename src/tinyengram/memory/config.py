@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from peft import PeftConfig
 
+from tinyengram.memory.latch import check_opening
 from tinyengram.memory.ngrams import KnownNgrams
 
 
@@ -53,6 +54,9 @@ class EngramConfig(PeftConfig):
         kernel_size: Taps of the causal depthwise convolution over what was read (dilation N); 0 leaves it out.
         gate: ``"sigmoid"`` (the paper): between 0 and 1 but never at either. ``"hard"``: reaches exactly 0, so that a
             memory can learn to stay shut where its n-grams mean something else.
+        open_after: The latch: what a text must hold before the memory adds anything to it, from there to its end; None:
+            always open. ``"tools"``: what the chat template of the base's tokenizer writes where tools are offered;
+            any other text; or raw token ids, one run or several of which any opens. A saved adapter keeps the ids.
         tokenizer_name_or_path: Tokenizer whose vocabulary is compressed (tokens that differ in case, accents or white
             space only are one). ``None`` uses raw token ids. Only needed when the memory is made: the adapter keeps
             the map.
@@ -99,6 +103,7 @@ class EngramConfig(PeftConfig):
     n_head_per_ngram: int = 16
     kernel_size: int = 4
     gate: Literal["sigmoid", "hard"] = "sigmoid"
+    open_after: str | list[int] | list[list[int]] | None = None
     tokenizer_name_or_path: str | None = None
     pad_token_id: int | None = None
     seed: int = 0
@@ -187,6 +192,7 @@ class EngramConfig(PeftConfig):
         factor = self.table_learning_rate_factor
         if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < math.inf:
             raise ValueError(f"table_learning_rate_factor={factor!r} must be a number above 0, such as 5.0.")
+        check_opening(self.open_after)
         if self.pad_token_id is not None and (
             isinstance(self.pad_token_id, bool) or not isinstance(self.pad_token_id, int)
         ):
@@ -268,6 +274,8 @@ class EngramConfig(PeftConfig):
         names = ["layer_ids", "max_ngram_size", "memory", "kernel_size", "gate", "rows", "n_embed_per_ngram"]
         if self.memory == "hashed":
             names += ["engram_vocab_size", "n_head_per_ngram", "seed"]
+        if self.open_after is not None:  # Adapters that were saved before there was a latch have no such option.
+            names.append("open_after")
         options = {name: getattr(self, name) for name in names}
         current = self.current_fingerprint or self.fingerprint
         fingerprints = [current, self.fingerprint] if self.fingerprint is not None else [current]

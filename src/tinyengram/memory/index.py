@@ -9,6 +9,7 @@ from torch import nn
 
 from tinyengram.memory.compression import compress_vocabulary
 from tinyengram.memory.config import EngramConfig
+from tinyengram.memory.latch import as_tensor
 from tinyengram.memory.ngrams import exact_rows, hash_multipliers, hashed_rows, head_sizes, map_digest
 from tinyengram.memory.reading import Reading
 from tinyengram.memory.saving import check_fingerprint
@@ -89,6 +90,27 @@ class EngramIndex(nn.Module):
     def _compressed(self, token_id: int) -> int:
         return token_id if self.compression is None else int(self.compression[token_id])
 
+    def open_after(self, openings: list[list[int]]) -> None:
+        """Stay shut in each text until one of these runs of raw token ids was read."""
+        # Not among the tensors of a file: they stand in its fingerprint.
+        self.register_buffer("opening_ids", as_tensor(openings), persistent=False)
+
+    @property
+    def openings(self) -> torch.Tensor | None:
+        """The runs as :func:`tinyengram.memory.latch.as_tensor` has them; None: the memory is always open."""
+        return self._buffers.get("opening_ids")
+
+    @property
+    def runs(self) -> list[list[int]]:
+        """The runs of raw token ids that open the memory; none where it is always open."""
+        found = [] if self.openings is None else self.openings.tolist()
+        return [[token for token in reversed(run) if token >= 0] for run in found]
+
+    @property
+    def reach(self) -> int:
+        """Tokens before the one being read that it looks at."""
+        return max(self.max_ngram_size, 0 if self.openings is None else self.openings.shape[1]) - 1
+
     def n_rows(self, layer_id: int) -> int:
         """Rows of a layer's table."""
         if self.memory == "hashed":
@@ -102,6 +124,8 @@ class EngramIndex(nn.Module):
             facts["map_size"] = len(self.compression)
         if self.memory == "exact":
             facts |= {"n_ngrams": len(self.ngram_keys), "ngram_orders": list(self.orders)}
+        if self.openings is not None:
+            facts["open_after"] = self.runs
         return facts
 
     def rows(self, adapter_name: str, layer_id: int, reading: Reading) -> torch.Tensor:
@@ -118,12 +142,17 @@ class EngramIndex(nn.Module):
         )
         if self.memory == "exact":
             return reading.once(
-                (adapter_name, "rows"), lambda: exact_rows(window, self.ngrams, self.ngram_keys, self.orders)
+                (adapter_name, "rows"), lambda: self._exact_rows(window, reading.opened.get(adapter_name))
             )
         at = self.layer_ids.index(layer_id)
         return reading.once(
             (adapter_name, "rows"), lambda: hashed_rows(window, self.multipliers, self.sizes, self.largest)
         )[at]
+
+    def _exact_rows(self, window: torch.Tensor, opened: torch.Tensor | None) -> torch.Tensor:
+        """Where the memory is shut it knows no n-gram."""
+        rows = exact_rows(window, self.ngrams, self.ngram_keys, self.orders)
+        return rows if opened is None else torch.where(opened.unsqueeze(-1), rows, len(self.ngram_keys))
 
     def _refuse_unloaded(self, adapter_name: str) -> None:
         fresh = "give ngrams=collect_ngrams(...)" if self.memory == "exact" else "set its fingerprint to None"

@@ -66,7 +66,7 @@ class EngramMemory(nn.Module):
         if config.init == "zero_value":
             nn.init.zeros_(self.value_proj.weight)
         self.trainable_tables = config.trainable_tables
-        self.rows_differ = config.rows == "shuffled"  # From layer to layer, in an exact memory.
+        self.rows_differ = config.memory == "hashed" or config.rows == "shuffled"  # From layer to layer.
         self.table_learning_rate_factor = config.table_learning_rate_factor
 
     @property
@@ -91,6 +91,9 @@ class EngramMemory(nn.Module):
         known, rows = self._to_read(rows, reading, key[0])
         if known is None:
             values = self.weigh(hidden, self._found(rows, hidden.device, reading, key))
+            opened = reading.opened.get(key[0])
+            if opened is not None and torch.compiler.is_compiling():
+                values = values.where(opened.unsqueeze(-1).to(values.device), 0)
             normed = self.conv_norm(values) if self.kernel_size else values
         else:
             # Without gradients only: every process of a distributed step must give one to each parameter.
@@ -126,18 +129,21 @@ class EngramMemory(nn.Module):
     ) -> tuple[torch.Tensor | None, torch.Tensor]:
         """Where to read, int64 ``(places,)`` among ``batch * length``, and the rows there, ``(places, …)``.
 
-        An exact memory reads where it knows an n-gram. None, with all rows, where reading every place is right and as
-        cheap: what is not known reads zeros, and gives exactly zero. In a compiled graph no size can depend on what is
-        read.
+        An exact memory reads where it knows an n-gram, a hashed one where its latch is open. None, with all rows, where
+        reading every place is right and as cheap: what is not known reads zeros, and gives exactly zero. In a compiled
+        graph no size can depend on what is read.
         """
-        unknown = self.unknown_row
-        if unknown is None or torch.compiler.is_compiling():
+        unknown, opened = self.unknown_row, reading.opened.get(adapter_name)
+        if torch.compiler.is_compiling() or (unknown is None and opened is None):
             return None, rows
-        known = reading.once(
-            (adapter_name, "known", rows.device),
-            lambda: rows.ne(unknown).any(-1).flatten().nonzero().squeeze(1),
-        )
-        if len(known) >= _FEW * rows.shape[0] * rows.shape[1]:
+
+        def places() -> torch.Tensor:
+            read = cast(torch.Tensor, opened).to(rows.device) if unknown is None else rows.ne(unknown).any(-1)
+            return read.flatten().nonzero().squeeze(1)
+
+        known = reading.once((adapter_name, "known", rows.device), places)
+        enough = 1.0 if unknown is None else _FEW
+        if len(known) >= enough * rows.shape[0] * rows.shape[1]:
             return None, rows
         if self.rows_differ:
             return known, rows.flatten(0, 1)[known]

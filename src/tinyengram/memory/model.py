@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -14,21 +14,23 @@ from torch import nn
 from tinyengram import host
 from tinyengram.memory.base import (
     describe_base,
+    openings_for,
     pad_token_of,
     refuse_bare_offload,
     refuse_modules_of_blocks,
     refuse_other_base,
     unload_former_memory,
 )
-from tinyengram.memory.cache import MARGIN, EngramCacheLayer
+from tinyengram.memory.cache import EngramCacheLayer, ForgottenError
 from tinyengram.memory.config import EngramConfig
 from tinyengram.memory.controls import make_index
+from tinyengram.memory.following import follow, lacking_places
 from tinyengram.memory.index import EngramIndex
+from tinyengram.memory.latch import forget, holds_any, is_known_of, open_places
 from tinyengram.memory.layer import EngramLayer, EngramMemory
 from tinyengram.memory.optim import for_trainer
 from tinyengram.memory.reading import Reading, ReadingSlot
 from tinyengram.memory.saving import from_file, to_file, without_adapter_name
-from tinyengram.memory.texts import behind_zeros, mask_of, padding_behind, read_texts
 
 
 class EngramModel(BaseTuner):
@@ -74,6 +76,8 @@ class EngramModel(BaseTuner):
             raise ValueError(f"pad_token_id={pad_token_id} is outside the base's vocabulary of {base['vocab_size']}.")
         with torch.device("cpu"):  # Also when the base is made without weights, to see whether the sizes fit.
             index = make_index(peft_config, base["vocab_size"], pad_token_id)
+            if peft_config.open_after is not None:
+                index.open_after(openings_for(peft_config, model, base["vocab_size"]))
         # One config may serve several bases, and PEFT goes on with the object it was given: each adapter keeps its own.
         index.fingerprint = {"base": base, "options": peft_config.own_options(), **index.describe()}
         peft_config.current_fingerprint = index.fingerprint
@@ -110,8 +114,6 @@ class EngramModel(BaseTuner):
         n_rows = self._index(adapter_name).n_rows(layer_id)
         layer = target if isinstance(target, EngramLayer) else EngramLayer(target, layer_id, self._slot)
         layer.update_layer(adapter_name, peft_config, self._hidden_size, n_rows)
-        if adapter_name not in self.active_adapters:
-            layer.engram_memory[adapter_name].requires_grad_(False)
         reference = next(layer.get_base_layer().parameters())
         memory = cast(EngramMemory, layer.engram_memory[adapter_name])
         if reference.device.type != "meta" and memory.key_proj.weight.device.type != "meta":
@@ -189,7 +191,6 @@ class EngramModel(BaseTuner):
             for name in ("input_ids", "position_ids", "attention_mask"):
                 if isinstance(given.get(name), torch.Tensor):
                     given[name] = given[name].to(place)
-            ids = given["input_ids"]
         if cache is not None:
             state = EngramCacheLayer.on(cache, self._n_blocks)
             if host.length_of(cache, state.length) != state.length and not self._is_active():
@@ -197,7 +198,7 @@ class EngramModel(BaseTuner):
                 return
         else:
             state = EngramCacheLayer()  # For the cache that the decoder may make.
-        reading = self._reading(ids, given, cache, state)
+        reading = self._reading(given, cache, state)
         self._fetch_from_host(reading)
         self._slot.put(reading)
 
@@ -218,50 +219,62 @@ class EngramModel(BaseTuner):
         if state is not None and host.has_layers(cache) and state not in cache.layers:
             state.join(cache)
 
-    def _is_active(self) -> bool:
-        return any(not layer.disable_adapters and layer.active_adapters for layer in self._layers())
+    def _is_active(self, adapter_name: str | None = None) -> bool:
+        """Whether a memory, or the named one, is read."""
+        return any(
+            not layer.disable_adapters
+            and (layer.active_adapters if adapter_name is None else adapter_name in layer.active_adapters)
+            for layer in self._layers()
+        )
 
     def _layers(self) -> list[EngramLayer]:
         return [module for module in self.model.modules() if isinstance(module, EngramLayer)]
 
-    def _reading(self, ids: torch.Tensor, given: dict[str, Any], cache: Any, state: EngramCacheLayer) -> Reading:
-        ids = ids.reshape(-1, ids.shape[-1])
-        length, past = ids.shape[1], state.length
-        if cache is not None and host.length_of(cache, past) != past:
-            raise ValueError(
-                f"The key-value cache holds {host.length_of(cache, past)} tokens but the memory saw {past} of them: "
-                "it was filled without this model. Read the prompt again with a fresh cache."
-            )
-        reach = max([0, *(_reach(self.peft_config[name]) for name in self.engram_index)])
-        lacking = state.first - max(0, past - reach)
-        if lacking > 0 and self._is_active():
+    def _reading(self, given: dict[str, Any], cache: Any, state: EngramCacheLayer) -> Reading:
+        past, reach = state.length, max([0, *(self._reach(name) for name in self.engram_index)])
+        lacking = lacking_places(state, reach)
+        if lacking > 0 and self._is_active() and (cache is None or host.length_of(cache, past) == past):
             raise state.forgotten(lacking)
-        seen = state if state.first < past else None
-        positions, mask = given.get("position_ids"), mask_of(given.get("attention_mask"))
-        tokens, texts, timeline = ids, None, None
-        if seen is not None and reach:
-            tokens = torch.cat([seen.tokens[:, -reach:], ids], dim=1)
-        # Known without a look at values, on which no compiled graph can depend.
-        if positions is not None or mask is not None or not state.plain:
-            texts, positions = read_texts(ids, positions, mask, past, seen)
-            tokens, timeline = behind_zeros(tokens, length + reach), texts
-            if seen is not None and reach:
-                timeline = torch.cat([seen.texts[:, -reach:], texts], dim=1)
-            timeline = behind_zeros(timeline, length + reach)
-        kept = cache is not None or given.get("use_cache") is not False
-        if kept:
-            behind = 0
-            # Up to the margin a chunk is kept whole, and on a GPU it costs a wait to ask how much of it is padding.
-            if length > MARGIN and mask is not None and texts is not None:
-                behind = length if torch.compiler.is_compiling() else padding_behind(texts)
-            state.extend(ids, texts, positions, reach=reach, behind=behind)
-        return Reading(
-            tokens=tokens,
-            texts=timeline,
-            length=length,
+        reading = follow(
+            given,
+            cache,
+            state,
+            reach=reach,
             rows_of=lambda adapter, layer, reading: self._index(adapter).rows(adapter, layer, reading),
-            state=state if kept else None,
         )
+        for name in self.engram_index:
+            self._open(name, reading, past, forgotten=lacking > 0)
+        return reading
+
+    def _open(self, adapter_name: str, reading: Reading, past: int, *, forgotten: bool) -> None:
+        """See where a memory with a latch is open, also while it is switched off: what opens it may be read then."""
+        openings, state = self._index(adapter_name).openings, reading.state
+        if openings is None:
+            return
+        if state is not None and (forgotten or not is_known_of(state, adapter_name, past)):
+            if self._is_active(adapter_name):
+                raise ForgottenError(
+                    f"The key-value cache does not say whether the latch (open_after) of the memory {adapter_name!r} "
+                    "was opened: it was filled before the memory was added, or cropped too far. Read the text again "
+                    "with a fresh cache."
+                )
+            forget(state, adapter_name)
+        else:
+            reading.opened[adapter_name] = open_places(reading, openings, adapter_name)
+
+    def stays_shut(self, texts: Iterable[Sequence[int]]) -> bool:
+        """Whether the model reads texts, given as raw token ids, as its base to the bit, since no memory is opened."""
+        configs = [cast(EngramConfig, config) for config in self.peft_config.values()]
+        if any(config.open_after is None or config.modules_to_save for config in configs):
+            return False
+        runs = [run for name in self.engram_index for run in self._index(name).runs]
+        return not any(holds_any(ids, runs) for ids in texts)
+
+    def _reach(self, adapter_name: str) -> int:
+        """Tokens before the one being read that a memory looks at: by n-grams, its latch or its convolution."""
+        config = cast(EngramConfig, self.peft_config[adapter_name])
+        convolution = max(0, config.kernel_size - 1) * config.max_ngram_size
+        return max(self._index(adapter_name).reach, convolution)
 
     def _index(self, adapter_name: str) -> EngramIndex:
         return cast(EngramIndex, self.engram_index[adapter_name])
@@ -292,8 +305,3 @@ def _fingerprint(model: nn.Module, adapter_name: str) -> dict[str, Any]:
     """What an adapter says of its base, kept with its index."""
     tuner = next(module for module in model.modules() if isinstance(module, EngramModel))
     return tuner._index(adapter_name).fingerprint
-
-
-def _reach(config: Any) -> int:
-    """Tokens before the one being read that a memory looks at: by its n-grams or by its convolution."""
-    return max(config.max_ngram_size - 1, max(0, config.kernel_size - 1) * config.max_ngram_size)

@@ -55,6 +55,7 @@ class Reading:
         length: Tokens being read now.
         rows_of: Finds the table rows for (adapter, layer id, reading).
         state: What rides on the key-value cache; None where none will be kept.
+        opened: For each adapter with a latch, bool ``(batch, length)``: where its memory is open.
         fetched: What is on its way from tables on the host, for each (adapter, layer id).
     """
 
@@ -63,6 +64,7 @@ class Reading:
     length: int
     rows_of: Callable[[str, int, Reading], torch.Tensor]
     state: EngramCacheLayer | None
+    opened: dict[str, torch.Tensor] = field(default_factory=dict)
     fetched: dict[tuple[str, int], torch.Tensor] = field(default_factory=dict)
     _memo: dict[tuple, torch.Tensor] = field(default_factory=dict)
 

@@ -8,7 +8,7 @@ from tinyengram.report.columns import Column
 from tinyengram.report.figures import NARROW, Figure, both_widths
 from tinyengram.report.svg import Drawing, Scale, scale_over
 from tinyengram.scoring.probes import PromptName
-from tinyengram.study.finding import interval
+from tinyengram.study.finding import how_moved, interval, shift_words
 from tinyengram.study.results import Measurement, Results
 
 _LINE, _TOP, _BOTTOM = 26, 34, 50
@@ -68,8 +68,9 @@ def shift_figure(results: Results, columns: Mapping[str, Column]) -> Figure:
         for row in matched
         for prompt in row.retention
     )
-    caption = "Mean absolute change of a choice's log-likelihood from the base's, on a logarithmic axis; a mark a seed."
-    panels = _Panels(results, columns, arms, title, words, "nats")
+    what = shift_words(results)
+    caption = f"{what[0].upper()}{what[1:]}, on a logarithmic axis; a mark a seed."
+    panels = _Panels(results, columns, arms, title, words, f"nats, {how_moved(results)}")
     return both_widths("figure-shift", title, caption, lambda width: panels.draw(width, scale, line))
 
 
@@ -113,7 +114,7 @@ class _Panels:
 
 
 def _shift(row: Measurement, prompt: PromptName) -> float:
-    return max(row.retention[prompt].shift or 0.0, _LEAST_SHIFT)
+    return max(row.retention[prompt].moved or 0.0, _LEAST_SHIFT)
 
 
 def _shortened(name: str, pixels: int) -> str:

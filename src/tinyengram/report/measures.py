@@ -55,11 +55,17 @@ class Measure:
         return self.unit == "%" or self.unit.startswith("of ")
 
 
-def measures(row: Measurement) -> Iterator[Measure]:
-    """What can be told of models that were asked what ``row`` was."""
+def measures(row: Measurement, *, centred: bool = True) -> Iterator[Measure]:
+    """What can be told of models that were asked what ``row`` was.
+
+    Args:
+        row: Of any of them.
+        centred: Tell of moved answers what is left without a question's common offset; else the raw shift, as it is in
+            runs before the other was measured. The two never stand in one line.
+    """
     yield from _learnt(row)
     yield from _broke(row)
-    yield from _moved(row)
+    yield from _moved(row, "shift_centred" if centred else "shift")
 
 
 def _learnt(row: Measurement) -> Iterator[Measure]:
@@ -117,16 +123,16 @@ def _broke(row: Measurement) -> Iterator[Measure]:
             )
 
 
-def _moved(row: Measurement) -> Iterator[Measure]:
+def _moved(row: Measurement, shift: Literal["shift", "shift_centred"]) -> Iterator[Measure]:
     for prompt in row.retention:
         yield Measure(
             "Moved",
             f"shift-{_slug(prompt)}",
             f"Answers moved, {prompt}",
-            "nats",
-            _kept(prompt, "shift"),
+            "nats, centred" if shift == "shift_centred" else "nats, raw",
+            _kept(prompt, shift),
             _two_digits,
-            against=_compared("shift", prompt),
+            against=_compared(shift, prompt),
             higher_is="worse",
             change=_signed,
         )

@@ -88,7 +88,10 @@ class Scorecard:
 
 def scorecard(columns: Sequence[Column]) -> Scorecard:
     """The scorecard of models that were measured alike; the base is the first column."""
-    lines = [Line(one.group, one.id, one.label, one.unit, _cells(one, columns)) for one in measures(columns[0].rows[0])]
+    kept = [one for column in columns for row in column.rows for one in row.retention.values()]
+    known = any(one.shift_centred is not None for one in kept)
+    told = measures(columns[0].rows[0], centred=known or all(one.shift is None for one in kept))
+    lines = [Line(one.group, one.id, one.label, one.unit, _cells(one, columns)) for one in told]
     return Scorecard(list(columns), lines)
 
 

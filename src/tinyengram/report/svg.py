@@ -39,7 +39,7 @@ class Scale:
 
 
 def scale_over(values: Iterable[float], start: float, end: float, *, log: bool = False, margin: float = 0.06) -> Scale:
-    """An axis over all finite values with some room at both ends; around a single value, or none, a unit's width.
+    """An axis over all finite values with some room at both ends; a unit's width around a single one, or none.
 
     Args:
         values: In the axis' unit; with ``log`` those that are not positive are left out.
@@ -54,29 +54,28 @@ def scale_over(values: Iterable[float], start: float, end: float, *, log: bool =
         middle = math.log(low * high) / 2
         low, high = (math.exp(middle + side * width * (0.5 + margin)) for side in (-1, 1))
     else:
-        width, middle = (high - low) or max(abs(high), 1.0), (low + high) / 2
+        alike = math.isclose(low, high, rel_tol=1e-4)  # Ticks of six digits could not tell them apart.
+        width, middle = max(abs(high), 1.0) if alike else high - low, (low + high) / 2
         low, high = (middle + side * width * (0.5 + margin) for side in (-1, 1))
     return Scale(low, high, start, end, log)
 
 
 def _linear_ticks(low: float, high: float) -> list[float]:
     step = 10.0 ** math.floor(math.log10((high - low) / _TICKS))
-    step = next(step * times for times in (1, 2, 5, 10) if (high - low) / (step * times) <= _TICKS)
+    step = next(step * times for times in (1, 2, 2.5, 5, 10) if (high - low) / (step * times) <= _TICKS)
     return [at * step for at in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    if high < 3 * low:
-        return _linear_ticks(low, high)
-    for digits in ((1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
-        ticks = [digit * 10.0**decade for decade in decades for digit in digits]
+    for digits in ((1, 1.5, 2, 3, 5, 7), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
+        ticks = [round(digit * 10.0**decade, 1 - decade) for decade in decades for digit in digits]
         ticks = [tick for tick in ticks if low <= tick <= high]
         if len(ticks) <= _TICKS:
             break
     else:
         ticks = ticks[:: math.ceil(len(ticks) / _TICKS)]
-    return ticks if len(ticks) > 2 or high > 10 * low else _linear_ticks(low, high)
+    return ticks if len(ticks) > 2 else _linear_ticks(low, high)
 
 
 def tick_text(value: float) -> str:

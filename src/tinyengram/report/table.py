@@ -9,9 +9,18 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from tinyengram.scoring.probes import PromptName
-from tinyengram.study.finding import matched_rows, mean_loss, points, shift_ratio, stopped_losses
+from tinyengram.study.finding import (
+    how_moved,
+    matched_rows,
+    mean_loss,
+    points,
+    shift_ratio,
+    shift_words,
+    stopped_losses,
+    stopped_words,
+)
 from tinyengram.study.matching import eval_loss, late_train_loss
-from tinyengram.study.results import Comparison, Measurement, Results
+from tinyengram.study.results import Measurement, Results
 from tinyengram.study.statistics import Difference
 from tinyengram.tasks.calls.judging import Outcome
 
@@ -23,7 +32,7 @@ def headings(results: Results) -> tuple[str, ...]:
     """Of the experiment's table."""
     spread = _spread(results)
     learned = "Model", "Step", "Eval loss, answer", "Eval loss, whole text"
-    return *learned, "Asked in", "MC1", "MC2", f"ΔMC2, points ({spread})", "Shift, nats"
+    return *learned, "Asked in", "MC1", "MC2", f"ΔMC2, points ({spread})", f"Shift, nats, {how_moved(results)}"
 
 
 def _spread(results: Results) -> str:
@@ -65,8 +74,8 @@ def further_tables(results: Results) -> list[FurtherTable]:
     if rows := _comparison_rows(results):
         caption = (
             f"Differences in percentage points, arm minus {reference}; of one measure asked in one way the intervals "
-            f"of all arms hold together. Shift: mean absolute change of a choice's log-likelihood from the base's, arm "
-            f"minus {reference} and as a multiple of it."
+            f"of all arms hold together. Shift: {shift_words(results)}, arm minus {reference} and as a multiple "
+            "of it."
         )
         if results.study.levels > 1:
             caption += (
@@ -117,7 +126,7 @@ def all_tables(results: Results) -> list[FurtherTable]:
     caption = (
         f"{results.data.question_label}. Eval losses in nats per token on {results.data.eval_examples} held-out "
         f"examples. ΔMC2 against the base in percentage points{spread}. Asked in the probe's own plain prompt, and in "
-        "the training data's chat template. Shift: mean absolute change of a choice's log-likelihood. Rows of a "
+        f"the training data's chat template. Shift: {shift_words(results)}. Rows of a "
         f"matched pair are at equal eval loss ({loss}), the arm never above {results.study.reference}."
     )
     return [*further_tables(results), FurtherTable("Every checkpoint", caption, headings(results), table_rows(results))]
@@ -153,7 +162,7 @@ def _cells(results: Results, group: list[Measurement], prompt: PromptName) -> tu
         f"{fmean(row.eval_loss_whole for row in group):.4f}",
     )
     kept = [row.retention[prompt] for row in group]
-    shifts = [one.shift for one in kept if one.shift is not None]
+    shifts = [one.moved for one in kept if one.moved is not None]
     return (
         # What was learned is said once for each checkpoint.
         *(learned if prompt == next(iter(group[0].retention)) else ("",) * len(learned)),
@@ -197,7 +206,7 @@ def _comparison_headings(results: Results) -> tuple[str, ...]:
     headings = ["Arm", f"Eval loss, its own and {reference}'s", "Asked in", "MC1, points", "MC2, points (95% interval)"]
     if results.study.levels > 1:
         headings.append("MC2 on the way, points (95% interval)")
-    headings += ["Shift, nats (95% interval)", "Shift, ratio"]
+    headings += [f"Shift, nats, {how_moved(results)} (95% interval)", "Shift, ratio"]
     if any(stopped_losses(results, one) for one in results.comparisons):
         headings.append(f"Eval loss of {reference} at equal KL")
     return tuple(headings)
@@ -216,23 +225,14 @@ def _comparison_rows(results: Results) -> list[TableRow]:
             cells += [points(one.mc1[prompt].mean), _interval(one.mc2[prompt])]
             if results.study.levels > 1:
                 cells.append(_interval(one.area[prompt]))
-            moved = one.shift[prompt]
+            moved = one.moved[prompt]
             bounds = moved.bounds(lambda bound: f"{bound:+.3g}")
             cells += [f"{moved.mean:+.3g} ({bounds})".replace("-", "\N{MINUS SIGN}")]
             cells.append(f"{shift_ratio(results, one, prompt):.3g}")
             if any(stopped_losses(results, other) for other in results.comparisons):
-                cells.append("" if at else _stopped(results, one))
+                cells.append("" if at else stopped_words(results, one))
             rows.append(TableRow("matched" if one.mc2[prompt].low > 0 else "", tuple(cells)))
     return rows
-
-
-def _stopped(results: Results, comparison: Comparison) -> str:
-    """Mean over the seeds in which some checkpoint diverges as little."""
-    found = stopped_losses(results, comparison)
-    reached = [loss for loss in found if loss is not None]
-    if not reached:
-        return "none diverges so little"
-    return f"{fmean(reached):.4f}" + (f" ({len(reached)} of {len(found)} seeds)" if len(reached) < len(found) else "")
 
 
 CALL_HEADINGS = (

@@ -27,9 +27,9 @@ def headline(results: Results) -> list[str]:
 def _moved(results: Results, reached: Sequence[Comparison], prompt: PromptName) -> str:
     """Of the arms that are shown to have moved answers less or more far, the farthest off are named."""
     reference = results.study.reference
-    shown = [(shift_ratio(results, one, prompt), one) for one in reached if one.shift[prompt].shown]
-    less = sorted((pair for pair in shown if pair[1].shift[prompt].mean < 0), key=lambda pair: pair[0])
-    more = sorted((pair for pair in shown if pair[1].shift[prompt].mean > 0), key=lambda pair: -pair[0])
+    shown = [(shift_ratio(results, one, prompt), one) for one in reached if one.moved[prompt].shown]
+    less = sorted((pair for pair in shown if pair[1].moved[prompt].mean < 0), key=lambda pair: pair[0])
+    more = sorted((pair for pair in shown if pair[1].moved[prompt].mean > 0), key=lambda pair: -pair[0])
     where = f"Asked in the {prompt} prompt, at equal loss"
     if not shown:
         if len(reached) == 1:

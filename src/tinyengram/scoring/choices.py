@@ -106,6 +106,14 @@ def choice_log_likelihoods(
     ]
 
 
+def tokens_read(tokenizer: Any, requests: Sequence[ChoiceRequest]) -> Iterator[list[int]]:
+    """Token ids of each context with each of its choices, as they are read."""
+    for request in requests:
+        prompt = _tokenise(request, tokenizer)
+        for choice in prompt.choices:
+            yield prompt.context + choice
+
+
 def _tokenise(request: ChoiceRequest, tokenizer: Any) -> _Encoded:
     """Cut context and choices as the harness does: together, with the context's trailing spaces given to the choice."""
     context_text = request.context.rstrip()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -71,6 +71,7 @@ class _Asking(Generic[T]):
         total: How many questions, texts or requests.
         asked: The same for who reads the run folder.
         score: From a model, and what is told of questions that were just finished.
+        reads: Token ids of every text that is read; None where texts are generated.
     """
 
     kind: str
@@ -80,6 +81,7 @@ class _Asking(Generic[T]):
     total: int
     asked: Callable[[], BaseModel]
     score: Callable[[Any, Callable[[int], None]], T]
+    reads: Callable[[], Iterable[Sequence[int]]] | None = None
 
 
 class Scorer:
@@ -137,6 +139,7 @@ class Scorer:
 
     def _truthfulqa(self, name: PromptName) -> _Asking[TruthfulQAScores]:
         from tinyengram.scoring import truthfulqa
+        from tinyengram.scoring.choices import tokens_read
 
         questions, prompt = self._questions.truthfulqa.questions, self._prompt(name, truthfulqa.PLAIN)
         return _Asking(
@@ -152,10 +155,15 @@ class Scorer:
             score=lambda model, tell: truthfulqa.score_truthfulqa(
                 model, self._tokenizer, questions, prompt=prompt, on_done=tell
             ),
+            reads=lambda: tokens_read(
+                self._tokenizer,
+                [prompt.request(one.id, one.question, [*one.mc1_choices, *one.mc2_choices]) for one in questions],
+            ),
         )
 
     def _choices(self, set_name: str, name: PromptName) -> _Asking[AccuracyScores]:
         from tinyengram.scoring import accuracy
+        from tinyengram.scoring.choices import tokens_read
 
         questions, prompt = self._questions.choice_sets[set_name].questions, self._prompt(name, accuracy.PLAIN)
         return _Asking(
@@ -167,6 +175,9 @@ class Scorer:
             asked=lambda: choice_questions(questions, prompt),
             score=lambda model, tell: accuracy.score_accuracy(
                 model, self._tokenizer, questions, prompt=prompt, on_done=tell
+            ),
+            reads=lambda: tokens_read(
+                self._tokenizer, [prompt.request(one.id, one.question, one.choices) for one in questions]
             ),
         )
 
@@ -188,6 +199,7 @@ class Scorer:
                 base=self._base_beside(checkpoint),
                 on_done=tell,
             ),
+            reads=lambda: [self._tokenizer.encode(text, add_special_tokens=False) for text in texts],
         )
 
     def _calls(self, probe: CallsProbe) -> _Asking[CallScores]:
@@ -225,6 +237,10 @@ class Scorer:
         asked = self._out / asked_file(relative)
         if not asked.exists():  # Also beside the scores of a version that did not keep it.
             keep_asked(probe.asked(), asked)
+        if not file.exists() and checkpoint is not None and self._is_the_base(probe, checkpoint):
+            # Not asked again: it would answer with the base's bits.
+            scores, _ = self._kept(probe, "base", None)
+            write_atomically(file, scores.model_dump_json(indent=1))
         if not file.exists():
             done, what = 0, probe.kind if probe.kind == probe.way else f"{probe.kind}, {probe.way}"
 
@@ -238,6 +254,13 @@ class Scorer:
                 scores = probe.score(self.model(checkpoint), tell)
             write_atomically(file, scores.model_dump_json(indent=1))
         return read_model(probe.schema, file, "Delete it: it is measured anew then."), relative
+
+    def _is_the_base(self, probe: _Asking[Any], checkpoint: Path) -> bool:
+        """Whether a checkpoint is the base to the bit on all that is read: a memory whose latch nothing opens."""
+        from tinyengram.memory import EngramModel
+
+        tuner = getattr(self.model(checkpoint), "base_model", None)
+        return probe.reads is not None and isinstance(tuner, EngramModel) and tuner.stays_shut(probe.reads())
 
     def model(self, checkpoint: Path | None) -> Any:
         """A checkpoint in evaluation mode; the one that was asked for last stays loaded.

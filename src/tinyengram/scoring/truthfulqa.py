@@ -132,6 +132,19 @@ def shift_by_question(scores: TruthfulQAScores, base: TruthfulQAScores) -> list[
     ]
 
 
+def centred_shift_by_question(scores: TruthfulQAScores, base: TruthfulQAScores) -> list[float]:
+    """The same, less what all choices of a question moved by together, which changes no ranking, nor MC1 or MC2.
+
+    With ``c`` the mean change of a question's choices: the mean of ``|change - c|`` over them, in nats.
+    """
+    moved = []
+    for after, before in zip(scores.rows, base.rows, strict=True):
+        changes = [value - before.log_likelihoods[choice] for choice, value in after.log_likelihoods.items()]
+        common = fmean(changes)
+        moved.append(fmean(abs(change - common) for change in changes))
+    return moved
+
+
 def mean_absolute_shift(scores: TruthfulQAScores, base: TruthfulQAScores) -> float:
     """How far the log-likelihood of a choice moved from the base's, on average, in nats."""
     shifts = [

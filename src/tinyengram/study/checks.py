@@ -46,14 +46,14 @@ def check_folder(study: BaseModel, out: Path) -> None:
 
 def check_arms(study: Study, material: Material, out: Path) -> None:
     """Put every arm's adapter on a hollow copy of the base, and see whether the disk holds the checkpoints."""
-    from tinyengram.training import check_config, peft_config
+    from tinyengram.training import check_config, config_for
 
     needed = 0
     for name, arm in study.arms.items():
         try:
             settings = study.settings(name)
-            train = material.examples.train
-            config = peft_config(arm.method, arm.options, base=material.base, train=train, settings=settings)
+            examples = material.examples
+            config = config_for(arm.method, arm.options, base=material.base, examples=examples, settings=settings)
             parameters = check_config(config, material.base)
             if arm.wise_ft is not None:
                 _check_scaling(arm.wise_ft.of, config.to_dict())

@@ -74,6 +74,7 @@ def compare(
                 mc1=differences.truthfulqa("mc1"),
                 mc2=differences.truthfulqa("mc2"),
                 shift=differences.shift(base),
+                shift_centred=differences.shift_centred(base),
                 accuracy=differences.accuracy(),
                 drift=differences.drift(),
                 area={

@@ -91,13 +91,13 @@ def _together(results: Results, reached: list[Comparison]) -> list[str]:
             told.append(f"no difference is shown for {', '.join(unshown)}")
         moved = []
         for kind, sign in (("less far", -1), ("farther", 1)):
-            shown = [one for one in reached if one.shift[prompt].shown and sign * one.shift[prompt].mean > 0]
+            shown = [one for one in reached if one.moved[prompt].shown and sign * one.moved[prompt].mean > 0]
             if shown:
                 ratios = (f"{one.arm} ({shift_ratio(results, one, prompt):.2g} times)" for one in shown)
                 moved.append(f"{kind} with {', '.join(ratios)}")
         sentences.append(f"At matched eval loss in the {prompt} prompt, against {reference}, {'; '.join(told)}.")
         if moved:
-            sentences.append(f"Log-likelihoods of choices moved {'; '.join(moved)}.")
+            sentences.append(f"Log-likelihoods of choices, {how_moved(results)}, moved {'; '.join(moved)}.")
     for one in results.comparisons:
         if one.missed:
             sentences.append(_missed(one))
@@ -127,7 +127,8 @@ def _compared(results: Results, comparison: Comparison) -> list[str]:
     moved = ", ".join(f"{shifts[name][0]:.3f} and {shifts[name][1]:.3f} in the {name} prompt" for name in worst_first)
     sentences = [
         f"At matched eval loss ({arm} {losses[0]:.4f}, {reference} {losses[1]:.4f}), {'; '.join(verdicts)}.",
-        f"Log-likelihoods of choices moved from the base's by, on average, {moved} (nats; {arm} and {reference}).",
+        f"Log-likelihoods of choices moved from the base's by, on average, {moved} (nats, {how_moved(results)}; {arm} "
+        f"and {reference}).",
     ]
     if comparison.missed:
         sentences.append(_missed(comparison))
@@ -200,7 +201,19 @@ def mean_loss(results: Results, rows: list[Measurement]) -> float:
 
 def mean_shift(rows: list[Measurement], prompt: PromptName) -> float:
     """Mean over seeds of how far log-likelihoods of choices moved, in nats."""
-    return fmean(row.retention[prompt].shift or 0.0 for row in rows)
+    return fmean(row.retention[prompt].moved or 0.0 for row in rows)
+
+
+def how_moved(results: Results) -> str:
+    """``centred``, or ``raw`` in runs before a common offset of a question's choices was left out."""
+    kept = [one for row in results.measurements for one in row.retention.values()]
+    return "centred" if any(one.shift_centred is not None for one in kept) else "raw"
+
+
+def shift_words(results: Results) -> str:
+    """What the shift is."""
+    less = ", less what all choices of a question moved by together" if how_moved(results) == "centred" else ""
+    return f"mean absolute change of a choice's log-likelihood from the base's{less}"
 
 
 def shift_ratio(results: Results, comparison: Comparison, prompt: PromptName) -> float:
@@ -233,3 +246,12 @@ def stopped_losses(results: Results, comparison: Comparison) -> list[float | Non
 
 def _listed(seeds: list[int]) -> str:
     return ", ".join(map(str, seeds))
+
+
+def stopped_words(results: Results, comparison: Comparison) -> str:
+    """Mean of :func:`stopped_losses` over the seeds in which some checkpoint diverges as little."""
+    found = stopped_losses(results, comparison)
+    reached = [loss for loss in found if loss is not None]
+    if not reached:
+        return "none diverges so little"
+    return f"{fmean(reached):.4f}" + (f" ({len(reached)} of {len(found)} seeds)" if len(reached) < len(found) else "")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import Any
 
 from tinyengram.scoring.probes import PromptName
@@ -14,7 +15,7 @@ from tinyengram.training.trajectory import TrajectoryPoint
 
 def measurement(point: TrajectoryPoint, panel: Panel, base: Panel | None, **which: Any) -> Measurement:
     """A panel as figures, with what changed from the base's (None: it is the base's)."""
-    from tinyengram.scoring.truthfulqa import mean_absolute_shift
+    from tinyengram.scoring.truthfulqa import centred_shift_by_question, mean_absolute_shift
 
     change = Differences([(base or panel, panel)], 1)
     mc1, mc2, accuracy = change.truthfulqa("mc1"), change.truthfulqa("mc2"), change.accuracy()
@@ -29,6 +30,7 @@ def measurement(point: TrajectoryPoint, panel: Panel, base: Panel | None, **whic
                 mc2=scores.mc2,
                 margin=scores.margin,
                 shift=None if base is None else mean_absolute_shift(scores, base.truthfulqa[name]),
+                shift_centred=None if base is None else fmean(centred_shift_by_question(scores, base.truthfulqa[name])),
                 delta_mc1=None if base is None else mc1[name],
                 delta_mc2=None if base is None else mc2[name],
                 scores_file=panel.files["truthfulqa", name],
@@ -91,8 +93,17 @@ class Differences:
         """Of how far the log-likelihoods of a question's choices moved from the base's."""
         from tinyengram.scoring.truthfulqa import shift_by_question
 
+        return self._moved(base, shift_by_question)
+
+    def shift_centred(self, base: Panel) -> dict[PromptName, Difference]:
+        """The same, less what all choices of a question moved by together."""
+        from tinyengram.scoring.truthfulqa import centred_shift_by_question
+
+        return self._moved(base, centred_shift_by_question)
+
+    def _moved(self, base: Panel, by_question: Callable[[Any, Any], list[float]]) -> dict[PromptName, Difference]:
         return {
-            name: self._between([shift_by_question(panel.truthfulqa[name], scores) for panel in self._panels])
+            name: self._between([by_question(panel.truthfulqa[name], scores) for panel in self._panels])
             for name, scores in base.truthfulqa.items()
             if self._panels
         }

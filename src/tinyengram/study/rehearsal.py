@@ -82,12 +82,12 @@ def _refused(study: Study, what: str) -> Iterator[None]:
 
 def _take_steps(study: Study, material: Material, arm: str, example: EncodedExample, folder: Path) -> Trajectory:
     """Train an arm on one example as it will be trained, but for two steps at a rate that shows."""
-    from tinyengram.training import peft_config, train_arm
+    from tinyengram.training import config_for, train_arm
 
     settings = study.settings(arm)
     base = load_fresh(study.base)
     options, method = study.arms[arm].options, study.arms[arm].method
-    config = peft_config(method, options, base=base, train=material.examples.train, settings=settings)
+    config = config_for(method, options, base=base, examples=material.examples, settings=settings)
     changes = {"max_steps": _STEPS, "epochs": None, "batch_size": 1, "gradient_accumulation": 1, "eval_every": _STEPS}
     rate = min(max(settings.learning_rate, _LEAST_RATE), _HIGHEST_RATE)
     rates = {"learning_rate": rate, "warmup_ratio": 0.0, "lr_scheduler": "constant"}

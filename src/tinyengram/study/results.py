@@ -28,6 +28,8 @@ class Retention(BaseModel):
         mc1, mc2: Means over questions.
         margin: Mean log-likelihood of true minus false choices, in nats.
         shift: Mean absolute change of a choice's log-likelihood from the base, in nats; None for the base.
+        shift_centred: The same less what all choices of a question moved by together, which changes no ranking; a mean
+            over questions. None for the base, and in runs before it was measured.
         delta_mc1, delta_mc2: Against the base, paired by question; None for the base.
         scores_file: Row by row, relative to the run folder.
     """
@@ -36,9 +38,15 @@ class Retention(BaseModel):
     mc2: float
     margin: float
     shift: float | None
+    shift_centred: float | None = None
     delta_mc1: Difference | None
     delta_mc2: Difference | None
     scores_file: str
+
+    @property
+    def moved(self) -> float | None:
+        """How far answers moved: centred where that was measured."""
+        return self.shift if self.shift_centred is None else self.shift_centred
 
 
 class Accuracy(BaseModel):
@@ -139,6 +147,7 @@ class Comparison(BaseModel):
         why_apart: For each seed whose pair is not within 5%: why it could not be brought nearer.
         mc1, mc2: Arm minus reference at the matched pair for each way of asking; empty if never reached.
         shift: The same for how far the log-likelihoods of a question's choices moved from the base's, in nats.
+        shift_centred: The same, centred by question; empty in runs before it was measured.
         accuracy: The same for ``acc_norm`` of each choice set.
         drift: The same for the divergence from the base on general text, in nats per token.
         area: Arm minus reference in the mean MC2 on the way down from the base to the matched loss, by the logarithm of
@@ -154,9 +163,15 @@ class Comparison(BaseModel):
     mc1: dict[PromptName, Difference]
     mc2: dict[PromptName, Difference]
     shift: dict[PromptName, Difference]
+    shift_centred: dict[PromptName, Difference] = {}
     accuracy: dict[str, dict[PromptName, Difference]] = {}
     drift: Difference | None = None
     area: dict[PromptName, Difference] = {}
+
+    @property
+    def moved(self) -> dict[PromptName, Difference]:
+        """How far answers moved: centred where that was measured."""
+        return self.shift_centred or self.shift
 
 
 class ChoiceSetAccount(BaseModel):

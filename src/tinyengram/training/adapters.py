@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,9 +65,16 @@ def load_adapter(model: Any, folder: Path) -> PeftModel:
         _refuse_other_base(folder, _read(folder / _BASE), describe_base(model))
     from peft import PeftModel
 
+    from tinyengram.training.opened import open_by_its_rule
+
     name = getattr(model, "name_or_path", "") or type(model).__name__
     try:
-        return PeftModel.from_pretrained(model, str(folder)).eval()
+        with warnings.catch_warnings():
+            if config.get("opened_by"):  # Unknown to PEFT, which says so.
+                warnings.filterwarnings("ignore", message=".*opened_by.*")
+            loaded = PeftModel.from_pretrained(model, str(folder)).eval()
+        open_by_its_rule(loaded, config.get("opened_by"))
+        return loaded
     except Exception as error:
         said = " ".join(str(error).split())
         trained_on = config.get("base_model_name_or_path")

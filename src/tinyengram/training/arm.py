@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
     from tinyengram.sources import Base
     from tinyengram.tasks.rendering import EncodedExample
+    from tinyengram.training.holding import HeldExample
+    from tinyengram.training.unanswerable import HeldPrompt
 
 
 def train_arm(
@@ -45,7 +48,7 @@ def train_arm(
     settings: TrainingSettings,
     seed: int,
     folder: Path,
-    unanswerable: Sequence[Sequence[int]] = (),
+    unanswerable: Sequence[HeldPrompt] = (),
     on_step: Callable[[StepEvent], None] | None = None,
 ) -> Trajectory:
     """Train one arm with one seed, or finish what an earlier call began.
@@ -59,8 +62,8 @@ def train_arm(
         settings: How to train.
         seed: Fixes initialisation, order and dropout.
         folder: Receives ``trajectory.json`` and ``checkpoint-<step>/`` with the adapter of every stop.
-        unanswerable: Prompts (token ids) on which ``settings.hold_weight`` holds the output to the base's; see
-            :func:`tinyengram.training.holding.unanswerable_prompts`.
+        unanswerable: Prompts on which ``settings.hold_weight`` holds the output to the base's; see
+            :func:`tinyengram.training.unanswerable.unanswerable_prompts`.
         on_step: Called after every optimizer step and at every stop.
 
     Returns:
@@ -72,23 +75,32 @@ def train_arm(
     from peft import get_peft_model
     from transformers import set_seed
 
+    from tinyengram.tasks.calls.judging import calls_or_is_empty
     from tinyengram.training.holding import answered_by_base
+    from tinyengram.training.opened import open_by_its_rule
     from tinyengram.training.trainer import ArmTrainer, Lessons, TrajectoryKeeper, training_arguments
     from tinyengram.training.upkeep import look_at_data
 
     done = read_trajectory(folder)
     if done is not None and done.finished:
         return done
-    held: list[EncodedExample] = []
+    held: list[HeldExample] = []
     pad_token_id = base.tokenizer.pad_token_id or 0
     if settings.hold_weight:
         if not unanswerable:
             raise TinyEngramError(f"hold_weight={settings.hold_weight} needs prompts to hold, and there are none.")
-        held = answered_by_base(base.model, unanswerable, pad_token_id=pad_token_id, new_tokens=settings.hold_tokens)
+        held = answered_by_base(
+            base.model,
+            unanswerable,
+            pad_token_id=pad_token_id,
+            new_tokens=settings.hold_tokens,
+            is_call=lambda answer: calls_or_is_empty(base.tokenizer.decode(answer)),
+        )
     description = describe_base(base.model)
     points = done.points if done else [_start(base, eval, settings, pad_token_id)]
     set_seed(seed)  # For the adapter's own first values; Trainer seeds again for the order of the data.
     model: Any = get_peft_model(base.model, config)
+    open_by_its_rule(model, getattr(config, "opened_by", None))
     look_at_data(model, train, loss_on=settings.loss_on, pad_token_id=pad_token_id)
     trajectory = Trajectory(
         arm=arm,
@@ -97,6 +109,7 @@ def train_arm(
         learning_rate=settings.learning_rate,
         trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         loss_on=settings.loss_on,
+        held=dict(Counter(prompt.kind or "own" for prompt in unanswerable)),
         points=points,
         finished=False,
     )

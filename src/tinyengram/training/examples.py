@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from tinyengram.errors import TinyEngramError
 from tinyengram.training.job import DataSpec
 from tinyengram.training.settings import TrainingSettings
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from tinyengram.tasks.conversations import Conversation
     from tinyengram.tasks.left_out import LeftOut
     from tinyengram.tasks.rendering import EncodedExample, Renderer
+    from tinyengram.training.unanswerable import HeldPrompt
 
 
 @dataclass
@@ -50,6 +52,57 @@ class Examples:
             [[example.input_ids, example.answer_mask] for example in part] for part in (self.train, self.held_out)
         ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    @cached_property
+    def opening_of_tools(self) -> list[int]:
+        """Tokens that stand in every training prompt where tools are offered, and in none where they are not.
+
+        See :func:`tinyengram.memory.latch.opening_of_tools`; here chats are written as they are trained.
+
+        Raises:
+            TinyEngramError: No training chat offers tools, or nothing tells those that do.
+        """
+        from tinyengram.memory.latch import JSON_TEXTS, SAMPLE_TOOLS, TOOL_TEXTS, first_opening
+        from tinyengram.tasks.conversations import request, user_request
+
+        offering = [one for one in self.conversations if one.tools and one.learnt]
+        if not offering:
+            raise TinyEngramError(
+                "open_after='tools': no training chat offers tools. Name what opens the memory: a text such as "
+                "open_after='<tools>', or token ids; or leave open_after out."
+            )
+        tokenizer = self.renderer.tokenizer
+
+        def written(conversation: Conversation, turn: int | None = None) -> list[int]:
+            return tokenizer(self.renderer.prompt(conversation, turn), add_special_tokens=False)["input_ids"]
+
+        # Whoever asks later has other words, systems and tools than the chats here may share.
+        asked = [
+            request(text, tools=[_name_first(tool["function"]) for tool in tools], system=system)
+            for tools in SAMPLE_TOOLS
+            for text in ("Good morning", "7 + 5 =")
+            for system in ("", "You are a pilot.")
+        ]
+        as_written = [*(written(one, one.learnt[0]) for one in offering), *map(written, asked)]
+        # Or describes a tool in another order.
+        turned = [replace(one, tools=tuple(dict(reversed(tool.items())) for tool in one.tools)) for one in offering]
+        turned_too = [*as_written, *(written(one, one.learnt[0]) for one in turned)]
+        bare = [
+            *(written(replace(one, tools=()), one.learnt[0]) for one in offering),
+            *(written(request(user_request(one))) for one in offering),
+        ]
+
+        def holding(texts: Sequence[str]) -> list[list[int]]:
+            return [*bare, *(written(request(t)) for t in texts), *(written(request("Well?", system=t)) for t in texts)]
+
+        try:
+            return first_opening(
+                [turned_too, as_written],
+                [holding([*JSON_TEXTS, *TOOL_TEXTS]), holding(JSON_TEXTS)],
+                set(tokenizer.all_special_ids),
+            )
+        except ValueError as error:
+            raise TinyEngramError(str(error)) from error
 
 
 def load_examples(spec: DataSpec, tokenizer: Any) -> Examples:
@@ -112,9 +165,14 @@ def _used(conversations: Sequence[Conversation], examples: Sequence[EncodedExamp
     return [replace(one, learnt=tuple(sorted(turns[one.id]))) for one in conversations if one.id in turns]
 
 
-def prompts_to_hold(settings: TrainingSettings, spec: DataSpec, examples: Examples) -> list[list[int]]:
+def _name_first(tool: dict[str, Any]) -> dict[str, Any]:
+    """A tool's description in the order in which chats are read."""
+    return {"name": tool["name"], **tool}
+
+
+def prompts_to_hold(settings: TrainingSettings, spec: DataSpec, examples: Examples) -> list[HeldPrompt]:
     """Prompts on which training is held to the base, made from the training examples alone; none without a weight."""
-    from tinyengram.training.holding import unanswerable_prompts
+    from tinyengram.training.unanswerable import unanswerable_prompts
 
     if not settings.hold_weight:
         return []
@@ -122,6 +180,7 @@ def prompts_to_hold(settings: TrainingSettings, spec: DataSpec, examples: Exampl
         examples.conversations,
         examples.renderer,
         max_length=spec.max_length,
+        shares=settings.hold_kinds,
         limit=settings.hold_prompts,
         seed=spec.split_seed,
     )

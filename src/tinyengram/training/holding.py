@@ -1,16 +1,16 @@
 """Teaching a method when not to speak: on prompts where the base's own answer is right, stay with the base.
 
 Data that holds nothing but calls never asks a model to tell where a call is wanted, so inside the chat template every
-answer drifts towards a call. Here the training requests come again in the same template without tools and with another
-example's tools, answered by the base itself, and training is charged for every nat by which it departs from the base
-there. It needs nothing but the training data and works for any PEFT method.
+answer drifts towards a call. Here the training requests come again in the same template with no tool that answers them,
+answered by the base itself, and training is charged for every nat by which it departs from the base there. It needs
+nothing but the training data (:mod:`tinyengram.training.unanswerable`) and works for any PEFT method.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,9 +18,9 @@ from torch.nn import functional as F
 
 from tinyengram.errors import TinyEngramError
 from tinyengram.host import adapters_off, base_is_below
-from tinyengram.tasks.conversations import Conversation, request, system_text, user_request
-from tinyengram.tasks.rendering import EncodedExample, Renderer
+from tinyengram.tasks.rendering import EncodedExample
 from tinyengram.training.batches import IGNORED, collate, left_padded, predicting_positions
+from tinyengram.training.unanswerable import HeldPrompt
 from tinyengram.virtual_tokens import takes_positions, without_virtual
 
 if TYPE_CHECKING:
@@ -31,61 +31,61 @@ else:
 _GENERATION_BATCH = 8
 
 
-def unanswerable_prompts(
-    conversations: Sequence[Conversation],
-    renderer: Renderer,
-    *,
-    max_length: int = 2048,
-    limit: int = 64,
-    seed: int = 42,
-) -> list[list[int]]:
-    """Prompts to which a call is the wrong answer, as token ids: half without tools, half with another example's.
+@dataclass(frozen=True)
+class HeldExample:
+    """A prompt with the answer on which a model is held.
 
-    Args:
-        conversations: Training examples only; of each the request before its first learnt turn.
-        renderer: Writes them as they are trained.
-        max_length: Longer prompts are left out.
-        limit: Most prompts.
-        seed: Of the choice.
-
-    Returns:
-        At most ``limit`` prompts, the two kinds in turn.
-
-    Raises:
-        TaskError: The chat template refuses a request.
+    Attributes:
+        example: What the model reads; its mask marks the answer.
+        reference: What the base reads, with the same answer: the same, or the request without tools where the base
+            itself calls one.
     """
-    chosen = [conversation for conversation in conversations if user_request(conversation)]
-    random.Random(seed).shuffle(chosen)
-    prompts: list[list[int]] = []
-    for index, conversation in enumerate(chosen):
-        other, text = chosen[(index + 1) % len(chosen)], user_request(conversation)
-        same = (system_text(other), other.tools) == (system_text(conversation), conversation.tools)
-        if len(prompts) % 2 == 0 or same:
-            asked = request(text)
-        else:
-            asked = request(text, tools=other.tools, system=system_text(other))
-        ids = renderer.tokenizer(renderer.prompt(asked), add_special_tokens=False)["input_ids"]
-        if len(ids) <= max_length:
-            prompts.append(ids)
-        if len(prompts) == limit:
-            break
-    return prompts
+
+    example: EncodedExample
+    reference: EncodedExample
 
 
 def answered_by_base(
-    model: Any, prompts: Sequence[Sequence[int]], *, pad_token_id: int, new_tokens: int
-) -> list[EncodedExample]:
-    """Each prompt with the base's own greedy answer, which is what its mask marks.
+    model: Any,
+    prompts: Sequence[HeldPrompt],
+    *,
+    pad_token_id: int,
+    new_tokens: int,
+    is_call: Callable[[list[int]], bool] = lambda answer: False,
+) -> list[HeldExample]:
+    """Each prompt with the base's own greedy answer.
+
+    Where that is a call, it is no answer to hold to: then the base answers the same request without the tools, and what
+    it says there is what a model is held to where tools are offered.
 
     Args:
         model: A base, or a PEFT model, whose adapters are switched off meanwhile.
-        prompts: Token ids.
+        prompts: From :func:`tinyengram.training.unanswerable.unanswerable_prompts`, or one's own.
         pad_token_id: For the left of shorter prompts.
         new_tokens: Longest answer.
+        is_call: Whether an answer, as token ids, is a call or no answer at all; none is, where it is not given.
     """
+    first = _answers(model, [prompt.ids for prompt in prompts], pad_token_id, new_tokens)
+    again = [at for at, prompt in enumerate(prompts) if prompt.bare is not None and is_call(first[at])]
+    bare = [prompts[at].bare or [] for at in again]
+    second = dict(zip(again, _answers(model, bare, pad_token_id, new_tokens), strict=True))
+    held = []
+    for at, prompt in enumerate(prompts):
+        answer = second.get(at, first[at])
+        example = _answered(prompt.ids, answer, at)
+        held.append(HeldExample(example, _answered(prompt.bare or [], answer, at) if at in second else example))
+    return held
+
+
+def _answered(prompt: list[int], answer: list[int], at: int) -> EncodedExample:
+    return EncodedExample([*prompt, *answer], [False] * len(prompt) + [True] * len(answer), f"hold:{at}")
+
+
+def _answers(model: Any, prompts: Sequence[list[int]], pad_token_id: int, new_tokens: int) -> list[list[int]]:
+    """The base's greedy answers, up to and with the token that ends them."""
     device = next(model.parameters()).device
     ordered = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    answered: dict[int, EncodedExample] = {}
+    answers: dict[int, list[int]] = {}
     with adapters_off(model) if hasattr(model, "disable_adapter") else nullcontext(), torch.inference_mode():
         for start in range(0, len(ordered), _GENERATION_BATCH):
             part = ordered[start : start + _GENERATION_BATCH]
@@ -99,16 +99,13 @@ def answered_by_base(
             )[:, ids.shape[1] :].tolist()
             ends = model.generation_config.eos_token_id
             ends = set(ends if isinstance(ends, list) else [ends])
-            for row, index in enumerate(part):
-                answer = written[row]
+            for index, answer in zip(part, written, strict=True):
                 stop = next((at + 1 for at, token in enumerate(answer) if token in ends), len(answer))
-                prompt = list(prompts[index])
-                mask = [False] * len(prompt) + [True] * stop
-                answered[index] = EncodedExample(prompt + answer[:stop], mask, f"hold:{index}")
-    return [answered[index] for index in range(len(prompts))]
+                answers[index] = answer[:stop]
+    return [answers[index] for index in range(len(prompts))]
 
 
-def divergence_from_base(model: Any, examples: Sequence[EncodedExample], *, pad_token_id: int) -> torch.Tensor:
+def divergence_from_base(model: Any, examples: Sequence[HeldExample], *, pad_token_id: int) -> torch.Tensor:
     """Mean Kullback-Leibler divergence of a PEFT model from its base at the answers' tokens, in nats per token.
 
     Args:
@@ -121,18 +118,23 @@ def divergence_from_base(model: Any, examples: Sequence[EncodedExample], *, pad_
         does counts most.
     """
     peft_model = getattr(model, "module", model)
-    device = next(peft_model.parameters()).device
-    batch = collate(examples, loss_on="answer", pad_token_id=pad_token_id)
-    positions = predicting_positions(batch["labels"])
-    counted = batch.pop("labels")[:, positions + 1] != IGNORED
-    inputs = {name: tensor.to(device) for name, tensor in batch.items()}
     training = peft_model.training
     peft_model.eval()
     with torch.no_grad(), adapters_off(peft_model):
-        base = _log_probabilities(peft_model, inputs, positions)[counted]
+        base = _at_answers(peft_model, [one.reference for one in examples], pad_token_id)
     peft_model.train(training)
-    ours = _log_probabilities(model, inputs, positions)[counted]
+    ours = _at_answers(model, [one.example for one in examples], pad_token_id)
     return F.kl_div(ours, base, log_target=True, reduction="batchmean")
+
+
+def _at_answers(model: Any, examples: Sequence[EncodedExample], pad_token_id: int) -> torch.Tensor:
+    """Log-probabilities of what comes at each of the answers' tokens, float32 ``(tokens, vocab)``, row after row."""
+    batch = collate(examples, loss_on="answer", pad_token_id=pad_token_id)
+    device = next(getattr(model, "module", model).parameters()).device
+    positions = predicting_positions(batch["labels"])
+    counted = batch.pop("labels")[:, positions + 1] != IGNORED
+    inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+    return _log_probabilities(model, inputs, positions)[counted]
 
 
 def _log_probabilities(model: Any, inputs: dict[str, torch.Tensor], positions: torch.Tensor) -> torch.Tensor:
@@ -170,7 +172,7 @@ class HoldToBase(_Trainer):
     def __init__(
         self,
         *args: Any,
-        held: Sequence[EncodedExample],
+        held: Sequence[HeldExample],
         hold_weight: float = 1.0,
         hold_batch_size: int = 2,
         **kwargs: Any,
@@ -216,7 +218,7 @@ class HoldToBase(_Trainer):
             self._divergences.clear()
         super().log(logs, *args, **kwargs)
 
-    def _next_held(self) -> list[EncodedExample]:
+    def _next_held(self) -> list[HeldExample]:
         """Held examples of this process and micro-batch, by the step alone, so that a resumed run has the same."""
         step, done = self._micro_batch
         done = done if step == self.state.global_step else 0

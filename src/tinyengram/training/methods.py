@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from tinyengram.sources import Base
     from tinyengram.tasks.rendering import EncodedExample
+    from tinyengram.training.examples import Examples
     from tinyengram.training.settings import TrainingSettings
 
 
@@ -64,6 +66,70 @@ def peft_config(
         return config_class(**options)
     except Exception as error:  # Of whatever kind: PEFT's methods have no agreed one.
         raise TinyEngramError(f"The options of {method!r} are refused: {_reason(error)}") from error
+
+
+def config_for(
+    method: str, options: dict[str, Any], *, base: Base, examples: Examples, settings: TrainingSettings
+) -> PeftConfig:
+    """:func:`peft_config` for examples that will be learnt: with a latch that they open.
+
+    Raises:
+        TinyEngramError: As there, or no training example holds what ``open_after`` names.
+    """
+    if "opened_by" in options:
+        return _opened_lora(method, options, base=base, examples=examples, settings=settings)
+    given = options.get("open_after")
+    if method.lower() == "engram" and given is not None:
+        options = {**options, "open_after": _resolved(given, "open_after", base, examples)}
+    return peft_config(method, options, base=base, train=examples.train, settings=settings)
+
+
+def _resolved(given: Any, option: str, base: Base, examples: Examples) -> list[list[int]]:
+    """The runs of tokens that open, which some training example must hold."""
+    from tinyengram.memory.latch import TOOLS, check_opening, holds_any, openings_of
+
+    try:
+        check_opening(given)
+        found = examples.opening_of_tools if given == TOOLS else given
+        runs = openings_of(found, len(base.tokenizer), lambda: base.tokenizer)
+    except ValueError as error:
+        raise TinyEngramError(str(error)) from error
+    shut = [one.id for one in examples.train if not holds_any(one.input_ids, runs)]
+    if len(shut) == len(examples.train):
+        raise TinyEngramError(
+            f"{option}={given!r}: none of the {len(shut)} training examples holds it, so there would be learnt "
+            "nothing. Name what your prompts hold, as they are written."
+        )
+    if shut:
+        warnings.warn(
+            f"{len(shut)} of {len(examples.train)} training examples never open the memory ({option}={given!r}), "
+            f"which learns nothing from them, such as {shut[0]}.",
+            stacklevel=2,
+        )
+    return runs
+
+
+def _opened_lora(
+    method: str, options: dict[str, Any], *, base: Base, examples: Examples, settings: TrainingSettings
+) -> PeftConfig:
+    """A LoRA that counts only where ``opened_by`` says; see :mod:`tinyengram.training.opened`."""
+    from tinyengram.training.opened import OpenedLoraConfig, refuse_unopenable
+
+    rule, others = options["opened_by"], {name: value for name, value in options.items() if name != "opened_by"}
+    refuse_unopenable(method, others, rule)
+    if "after" in rule:
+        found: dict[str, Any] = {"after": _resolved(rule["after"], "opened_by.after", base, examples)}
+    else:
+        from tinyengram.memory import compress_vocabulary
+
+        name, pad = base.tokenizer.name_or_path, base.tokenizer.pad_token_id or 0
+        reads = {"ngrams": rule["ngrams"], "tokenizer_name_or_path": name, "pad_token_id": pad}
+        known = _collect(reads, base, examples.train)
+        canonical = compress_vocabulary(base.tokenizer).tolist()
+        found = {"ngrams": known.ngrams.tolist(), "map": canonical, "pad": canonical[pad]}
+    plain = peft_config(method, others, base=base, train=examples.train, settings=settings)
+    own = {field.name: getattr(plain, field.name) for field in dataclasses.fields(plain) if field.init}
+    return OpenedLoraConfig(**own, opened_by=found)
 
 
 def _reason(error: Exception) -> str:

@@ -11,7 +11,7 @@ from tinyengram.progress import StepEvent
 from tinyengram.training.arm import train_arm
 from tinyengram.training.examples import Examples, load_examples, prompts_to_hold
 from tinyengram.training.job import TrainingJob, load_fresh
-from tinyengram.training.methods import peft_config
+from tinyengram.training.methods import config_for
 from tinyengram.training.trajectory import Trajectory, read_trajectory
 
 _FILE = "job.json"
@@ -69,7 +69,7 @@ def run_job(
         trajectory = train_arm(
             arm=label,
             base=base,
-            config=peft_config(job.method, job.options, base=base, train=examples.train, settings=job.settings),
+            config=config_for(job.method, job.options, base=base, examples=examples, settings=job.settings),
             train=examples.train,
             eval=examples.held_out,
             settings=job.settings,

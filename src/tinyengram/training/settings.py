@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+HoldKind = Literal["no_tools", "other_tools", "own_tools_without", "after_result"]
+"""``no_tools``: a request without tools; ``other_tools``: with another example's; ``own_tools_without``: with its own
+but for those that the right answer calls, or where none is left with the others' that are most like them;
+``after_result``: a turn behind a tool's result that calls nothing."""
+
+HELD: dict[HoldKind, float] = {"no_tools": 0.2, "other_tools": 0.2, "own_tools_without": 0.5, "after_result": 0.1}
+"""Shares of the prompts where nothing else is said; what data do not have goes to the other kinds."""
 
 
 class TrainingSettings(BaseModel):
@@ -12,8 +20,9 @@ class TrainingSettings(BaseModel):
 
     ``table_learning_rate_factor`` stands for the option of that name of every Engram arm; by default each has its own.
     ``hold_weight`` above 0 teaches any method when not to speak: each step also reads ``hold_batch_size`` of
-    ``hold_prompts`` prompts to which a call is the wrong answer (see :mod:`tinyengram.training.holding`), and adds the
-    Kullback-Leibler divergence from the base on ``hold_tokens`` tokens of the base's own answer, times the weight.
+    ``hold_prompts`` prompts to which a call is the wrong answer (see :mod:`tinyengram.training.unanswerable`), of each
+    of the ``hold_kinds`` its share, and adds the Kullback-Leibler divergence from the base on ``hold_tokens`` tokens of
+    the base's own answer, times the weight.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -35,6 +44,7 @@ class TrainingSettings(BaseModel):
     table_learning_rate_factor: float | None = Field(default=None, gt=0)
     hold_weight: float = Field(default=0.0, ge=0)
     hold_prompts: int = Field(default=64, ge=2)
+    hold_kinds: dict[HoldKind, Annotated[float, Field(ge=0)]] = Field(default_factory=lambda: dict(HELD))
     hold_batch_size: int = Field(default=2, ge=1)
     hold_tokens: int = Field(default=16, ge=1)
 
@@ -42,4 +52,6 @@ class TrainingSettings(BaseModel):
     def _one_length(self) -> TrainingSettings:
         if (self.max_steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of max_steps and epochs")
+        if not any(self.hold_kinds.values()):
+            raise ValueError(f"hold_kinds={self.hold_kinds} leaves no prompt; give at least one kind a share above 0")
         return self

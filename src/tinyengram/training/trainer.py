@@ -18,7 +18,7 @@ from tinyengram.memory.optim import row_sparse_adamw
 from tinyengram.progress import StepEvent
 from tinyengram.training.adapters import note_base
 from tinyengram.training.batches import IGNORED, collate, predicting_positions, token_losses
-from tinyengram.training.holding import HoldToBase
+from tinyengram.training.holding import HeldExample, HoldToBase
 from tinyengram.training.losses import eval_losses
 from tinyengram.training.settings import TrainingSettings
 from tinyengram.training.trajectory import Trajectory, TrajectoryPoint, keep_adapter_only, write_trajectory
@@ -41,7 +41,7 @@ class Lessons:
 
     train: Sequence[EncodedExample]
     held_out: Sequence[EncodedExample]
-    held: Sequence[EncodedExample]
+    held: Sequence[HeldExample]
 
 
 @dataclass(frozen=True)

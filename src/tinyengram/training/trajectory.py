@@ -57,6 +57,7 @@ class Trajectory(_Record):
     """The stops of one arm with one seed, in order of steps; step 0 is the base itself.
 
     ``job`` is the digest of the job, which names its folder; empty in runs before 0.2.
+    ``held`` counts the prompts on which it was held to the base, by kind.
     ``broke_down_at`` is the step whose loss was not finite, at which the run was stopped; None: it did not break down.
     """
 
@@ -69,6 +70,7 @@ class Trajectory(_Record):
     loss_on: Literal["whole", "answer"]
     points: list[TrajectoryPoint]
     finished: bool
+    held: dict[str, int] = {}
     broke_down_at: int | None = None
 
 

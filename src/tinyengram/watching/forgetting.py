@@ -26,7 +26,7 @@ from tinyengram.errors import TinyEngramError
 from tinyengram.files import write_atomically
 from tinyengram.scoring.drift import Drift, TextDrift, measure_drift
 from tinyengram.scoring.recorded import RecordedText, drift_from, record_predictions
-from tinyengram.scoring.truthfulqa import TruthfulQAScores, score_truthfulqa, shift_by_question
+from tinyengram.scoring.truthfulqa import TruthfulQAScores, centred_shift_by_question, score_truthfulqa
 from tinyengram.tasks.general_text import load_texts
 from tinyengram.tasks.questions import TruthfulQuestion, load_truthfulqa
 from tinyengram.virtual_tokens import count_virtual_tokens
@@ -53,8 +53,8 @@ class ForgettingCallback(TrainerCallback):
 
     - ``eval_forgetting_kl``: Kullback-Leibler divergence ``KL(base || model)`` on general text, nats per token;
     - ``eval_forgetting_mc2``: TruthfulQA's MC2 minus the base's;
-    - ``eval_forgetting_shift``: how far the log-likelihoods of the questions' choices moved, nats, which shows a
-      change long before MC2 does;
+    - ``eval_forgetting_shift``: how far the log-likelihoods of the questions' choices moved, in nats, less what all
+      of a question moved by together; shows a change long before MC2 does;
     - ``eval_forgetting_runtime``: seconds that measuring took.
 
     At an evaluation they are also put among its metrics, so that ``metric_for_best_model`` can name one.
@@ -224,7 +224,7 @@ class ForgettingCallback(TrainerCallback):
         scores = score_truthfulqa(model, self._tokenizer, self._questions[mine])
         base = TruthfulQAScores(rows=self._base.scores.rows[mine])
         changes = [after.mc2 - before.mc2 for after, before in zip(scores.rows, base.rows, strict=True)]
-        questions = list(zip(changes, shift_by_question(scores, base), strict=True))
+        questions = list(zip(changes, centred_shift_by_question(scores, base), strict=True))
         if args.world_size > 1:
             texts, questions = gather_object(texts), gather_object(questions)
         return texts, questions

@@ -99,6 +99,12 @@ def judge(
     return CallVerdict(id=id, text=text, outcome=outcome, format=read.format, functions=functions, content_right=right)
 
 
+def calls_or_is_empty(text: str) -> bool:
+    """Whether an answer calls, or means to, in whatever format, or says nothing."""
+    read = read_calls(text)
+    return read.format is not None or not read.text
+
+
 def _without_a_call(said: str) -> Literal["empty", "degenerate", "declines in prose"]:
     if not said:
         return "empty"
