@@ -39,6 +39,7 @@ def test_of_an_exact_memory(n_known: int) -> None:
     sizes = torch.tensor([n_known])
     rows = torch.randint(n_known + 1, (1, 50, 2))
     single, shuffled = (object.__new__(kind) for kind in (SingleRowIndex, ShuffledIndex))
+    shuffled.__dict__["training"] = True
     assert single.other_rows(rows, sizes)[0].unique(dim=0).tolist() == [[0, 1 % n_known]]
     found = shuffled.other_rows(rows, sizes)
     assert torch.equal(found == n_known, rows == n_known)

@@ -274,6 +274,7 @@ def test_a_memory_in_float32_on_a_bfloat16_base(ids) -> None:
     assert (torch.cat(parts, dim=1) - whole).abs().max() <= 8 * noise + 0.1
 
 
+@pytest.mark.slow  # test_compile compiles each kind too, the model as a whole graph.
 def test_compiled_forward(model, ids) -> None:
     compiled = torch.compile(model, backend="aot_eager")
     with torch.no_grad():

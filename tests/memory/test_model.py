@@ -184,9 +184,13 @@ class TestPeft:
                 assert torch.equal(parameter, tables[name])
 
     @pytest.mark.parametrize("memory", ["hashed", "exact"])
-    def test_shuffled_rows_are_fresh_at_each_call(self, memory: str) -> None:
-        model, ids = trained_memory(**known_in_some_ids(memory), rows="shuffled"), some_ids()
-        assert not torch.equal(rows_read(model, ids), rows_read(model, ids))
+    def test_shuffled_rows_are_fresh_at_each_call_of_training_alone(self, memory: str) -> None:
+        model, ids = trained_memory(**known_in_some_ids(memory), rows="shuffled").train(), some_ids()
+        in_training = rows_read(model, ids)
+        assert not torch.equal(in_training, rows_read(model, ids))
+        model.eval()
+        assert torch.equal(rows_read(model, ids), rows_read(model, ids))
+        assert not torch.equal(in_training, rows_read(model, ids))
         assert len(rows_read(model, ids)[:, 0].unique()) > 4
 
     @pytest.mark.parametrize("memory", ["hashed", "exact"])

@@ -74,7 +74,7 @@ def test_a_change_that_is_not_linear_is_refused_before_anything_is_trained(tmp_p
     assert not (tmp_path / "jobs").exists()
 
 
-@pytest.mark.parametrize("part", ["lora", "hashed", "exact"])
+@pytest.mark.parametrize("part", ["lora", "hashed", pytest.param("exact", marks=pytest.mark.slow)])
 def test_the_documented_arms_run(part: str, tmp_path: Path) -> None:
     arms = documented_arms()
     chosen = {name: arm for name, arm in arms.items() if name.startswith(part)}
@@ -99,4 +99,5 @@ def test_the_documented_arms_run(part: str, tmp_path: Path) -> None:
         again = run_study(study(chosen), tmp_path)
         assert again.trajectories == found.trajectories
         assert again.comparisons == found.comparisons
-    assert load_run(tmp_path).content == found.model_copy(update={"seconds": load_run(tmp_path).content.seconds})
+    read = load_run(tmp_path).content
+    assert (read.study, read.trajectories, read.comparisons) == (found.study, found.trajectories, found.comparisons)

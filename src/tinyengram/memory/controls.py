@@ -38,10 +38,13 @@ class SingleRowIndex(ControlIndex):
 
 
 class ShuffledIndex(ControlIndex):
-    """Rows of each head, permuted afresh at every call."""
+    """Rows of each head, permuted afresh at every call in training; in evaluation by one permutation, so that a text
+    that is read in parts is read as in one.
+    """
 
     def other_rows(self, rows: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
-        random = torch.rand(int(sizes.sum()), device=rows.device)
+        generator = None if self.training else torch.Generator().manual_seed(0)
+        random = torch.rand(int(sizes.sum()), generator=generator).to(rows.device)
         head = torch.repeat_interleave(torch.arange(len(sizes), device=rows.device), sizes)
         # Sorting by (head, random) permutes within each head only; the row "not known" of an exact memory stays.
         order = torch.argsort(random + head)
