@@ -70,7 +70,8 @@ class EngramConfig(PeftConfig):
             under ``transformers.Trainer``, TRL and :func:`tinyengram.memory.optim.row_sparse_adamw`.
         rows: ``"ngram"``: an n-gram reads its own rows. Two controls, in which no n-gram can be told from another, so
             that what is then learned does not come from memory: ``"shuffled"`` permutes the rows of each head afresh
-            at every call of training, ``"single"`` reads one row per head (in an exact memory: per order) whatever the n-gram.
+            at every call of training, ``"single"`` reads one row per head (in an exact memory: per order) whatever the
+            n-gram.
         modules_to_save: Further modules of the base to train and save whole, as everywhere in PEFT.
         fingerprint: Written by ``save_pretrained``; identifies the base that the adapter belongs to. Set it to None to
             make a new memory with the options of a saved one.
