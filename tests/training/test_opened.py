@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import get_peft_model
+from peft import LoraConfig, get_peft_model
 from transformers import DynamicCache
 
 from tests.arms import settings
@@ -60,6 +60,15 @@ def test_shut_is_the_base_to_the_bit_and_the_cache_remembers(rule: str) -> None:
     torch.testing.assert_close(again, found[:, 5:], atol=2e-4, rtol=0)
     with model.disable_adapter():
         assert torch.equal(full(model, IDS), base)
+
+
+def test_opened_after_one_token_it_is_pefts_activated_lora() -> None:
+    ours = lora({"after": [[92]]})
+    config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", alora_invocation_tokens=[92])
+    theirs = get_peft_model(tiny_model(), config).eval()
+    theirs.load_state_dict(ours.state_dict())
+    assert not torch.equal(theirs(input_ids=IDS).logits, full(BASE, IDS))
+    assert torch.equal(full(ours, IDS), theirs(input_ids=IDS).logits)
 
 
 @pytest.mark.parametrize("rule", RULES)

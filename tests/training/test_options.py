@@ -46,7 +46,7 @@ def test_an_option_of_another_name_is_told_its_own(base: Base, method: str, name
     [
         ("lora", {"task_type": "SEQ_CLS"}, "task_type='SEQ_CLS'"),
         ("lora", {"inference_mode": True}, "inference_mode=true"),
-        ("lora", {"alora_invocation_tokens": [5]}, "alora_invocation_tokens.*always on"),
+        ("lora", {"alora_invocation_tokens": [5]}, "alora_invocation_tokens.*opened_by"),
         ("lora", {"init_lora_weights": "corda"}, "'corda' needs a pass over data.*'eva'"),
         ("lora", {"init_lora_weights": "lora_ga"}, "'lora_ga' needs a pass over data.*'eva'"),
         ("lora", {"init_lora_weights": "loftq"}, "loftq_config"),

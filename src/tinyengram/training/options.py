@@ -116,7 +116,7 @@ def refuse_options(method: str, options: Mapping[str, Any]) -> None:
         refuse(
             "alora_invocation_tokens: an activated LoRA looks for its tokens in each piece that is read, and texts are "
             "read in pieces, on top of a cache",
-            "Use a LoRA that is always on.",
+            "Use opened_by: {after: <the invocation's text>}, which is remembered from piece to piece.",
         )
     if (init := options.get("init_lora_weights")) in _OWN_PASS:
         refuse(
