@@ -192,7 +192,8 @@ def test_yaml_is_what_it_is_for(snippet: Snippet) -> None:
     assert arms
     for arm in arms.values():
         ArmSection.model_validate(arm)
-        if arm["method"] == "engram":
-            EngramConfig(**{**arm["options"], "fingerprint": {"ngram_orders": [2]}})
+        if arm.get("method") == "engram":
+            collected = {"ngrams": None, "fingerprint": {"ngram_orders": [2]}}  # From the training data.
+            EngramConfig(**{**arm["options"], **collected})
     for settings in (content.get("training", {}), *(arm.get("training", {}) for arm in arms.values())):
         TrainingSettings.model_validate({"learning_rate": 1e-3, "max_steps": 1, **settings})

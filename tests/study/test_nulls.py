@@ -58,7 +58,7 @@ def test_a_scaled_arm_has_all_else_of_the_one_that_is_scaled() -> None:
         ({"lora": lora(), "less": {**lora(r=2), "wise_ft": {"of": "lora", "scales": [0.5]}}}, "all else of 'lora'"),
         ({"lora": lora(), "less": {"wise_ft": {"of": "lora", "scales": [1.0]}}}, "less than 1"),
         ({"lora": lora(), "less": {"wise_ft": {"of": "lora", "scales": [0.5, 0.5]}}}, "more than once"),
-        ({"lora": {"options": {}}}, "'lora' has no method"),
+        ({"lora": {"options": {}}}, "'arms.lora.method' is missing"),
         ({"other": lora(), "lora": {"wise_ft": {"of": "other", "scales": [0.5]}}}, "reference 'lora' is scaled"),
     ],
 )
@@ -96,6 +96,8 @@ def test_the_documented_arms_run(part: str, tmp_path: Path) -> None:
         assert scaled.reached == [0]
         page = (tmp_path / "report.html").read_text(encoding="utf-8")
         assert "lora, that of lora scaled" in page
+        assert runs["lora-held"].held == {"no_tools": 32, "other_tools": 32}
+        assert "lora-held was held to the base on 64 prompts: 32 without tools, 32 with another" in page
         again = run_study(study(chosen), tmp_path)
         assert again.trajectories == found.trajectories
         assert again.comparisons == found.comparisons

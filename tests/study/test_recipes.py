@@ -41,6 +41,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ("method: lora\n\toptions: 3\n", r"line 2, column 1.*Indent with blanks, not tabs"),
         ("options: {r: 2}\n", "'method' is missing"),
         ("method: lora\nrates: [1.0e-3]\n", "rates are for studies"),
+        ("wise_ft: {of: lora, scales: [0.5]}\n", "wise_ft scales another arm of a study"),
     ],
 )
 def test_a_file_that_cannot_be_used(tmp_path: Path, content: str, said: str) -> None:

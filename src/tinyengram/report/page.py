@@ -24,6 +24,7 @@ from tinyengram.report.table import FurtherTable, all_tables
 from tinyengram.report.telling import headline, in_words
 from tinyengram.study.evaluation import Evaluation
 from tinyengram.study.results import DataAccount, Results
+from tinyengram.training.trajectory import held_in_words
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -164,6 +165,7 @@ def _arm_facts(results: Results) -> list[dict[str, Any]]:
                 "tokens": f"{last[0].tokens:,}",
                 "steps": last[0].step,
                 "seconds": sum(point.seconds for point in last) / len(last),
+                "held": held_in_words(runs[0]),
             }
         )
     return facts

@@ -17,7 +17,7 @@ from tinyengram.study.rehearsal import rehearse
 from tinyengram.study.scaling import scaled_run
 from tinyengram.training.job import TrainingJob, checksum_of_base, first_difference
 from tinyengram.training.run import result_of, run_job
-from tinyengram.training.trajectory import Trajectory, breakdown, unbroken
+from tinyengram.training.trajectory import Trajectory, breakdown, held_in_words, unbroken
 
 _INPUTS_FILE = "inputs.json"
 
@@ -111,7 +111,12 @@ def train_study(
             return done
         on_event(PhaseEvent(f"Training {name}, seed {seed}" + (f", learning rate {rate:g}" if rate else "")))
         with nullcontext() if clock is None else clock.phase(f"train {name}"):
-            return run_job(job, out, label=name, examples=material.examples, writes=clock is not None, on_step=on_event)
+            found = run_job(
+                job, out, label=name, examples=material.examples, writes=clock is not None, on_step=on_event
+            )
+        if found.held:
+            on_event(PhaseEvent(f"{name} was {held_in_words(found)}"))
+        return found
 
     chosen: dict[str, float | None] = dict.fromkeys(study.arms)
     trials = []

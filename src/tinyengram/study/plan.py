@@ -58,11 +58,16 @@ class ArmSection(_Section):
     stands in place of all else: the arm has method, options and training of the one that is scaled.
     """
 
-    method: str = ""
+    method: str
     options: dict[str, Any] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
     rates: list[Annotated[float, Field(gt=0)]] = Field(default_factory=list)
     wise_ft: WiseSection | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scaled_has_no_method_of_its_own(cls, arm: Any) -> Any:
+        return {"method": "", **arm} if isinstance(arm, dict) and arm.get("wise_ft") is not None else arm
 
     @model_serializer(mode="wrap")
     def _without_nothing(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -101,9 +106,6 @@ class Study(_Section):
     @classmethod
     def _scaled_arms(cls, arms: dict[str, ArmSection]) -> dict[str, ArmSection]:
         trained = [name for name, arm in arms.items() if arm.wise_ft is None]
-        for name in trained:
-            if not arms[name].method:
-                raise ValueError(f"arm {name!r} has no method. Give one, such as method: lora")
         for name, arm in arms.items():
             if arm.wise_ft is None:
                 continue
@@ -111,7 +113,7 @@ class Study(_Section):
             if of not in trained:
                 raise ValueError(f"wise_ft of arm {name!r} scales {of!r}, which no arm trains.{nearest(of, trained)}")
             whole = arms[of].model_copy(update={"wise_ft": arm.wise_ft})
-            if arm not in (whole, ArmSection(wise_ft=arm.wise_ft)):
+            if arm not in (whole, ArmSection(method="", wise_ft=arm.wise_ft)):
                 raise ValueError(
                     f"arm {name!r} gives more than wise_ft, and has all else of {of!r}. Leave the rest out"
                 )

@@ -83,4 +83,6 @@ def _from_file(file: Path) -> ArmSection:
     arm = checked(ArmSection, content, f"{file}: ")
     if arm.rates:
         raise StudyError(f"{file}: rates are for studies (compare); give training.learning_rate here.")
+    if arm.wise_ft is not None:
+        raise StudyError(f"{file}: wise_ft scales another arm of a study (compare); give a method here.")
     return arm

@@ -12,6 +12,13 @@ from tinyengram.errors import TinyEngramError
 from tinyengram.files import read_model, write_atomically
 
 _FILE = "trajectory.json"
+_HELD_IN_WORDS = {
+    "no_tools": "without tools",
+    "other_tools": "with another request's tools",
+    "own_tools_without": "with their own tools but for the one to call",
+    "after_result": "behind a tool's result",
+    "own": "given with the training",
+}
 
 
 class _Record(BaseModel):
@@ -91,6 +98,12 @@ def breakdown(trajectory: Trajectory) -> str:
         f"Arm {trajectory.arm!r} ({trajectory.method}), seed {trajectory.seed}, broke down: its loss was not finite at "
         f"step {trajectory.broke_down_at} with learning rate {trajectory.learning_rate:g}, and it was stopped there."
     )
+
+
+def held_in_words(trajectory: Trajectory) -> str:
+    """On how many prompts of which kind a run was held to its base; empty where it was not."""
+    kinds = [f"{count} {_HELD_IN_WORDS.get(kind, kind)}" for kind, count in trajectory.held.items()]
+    return f"held to the base on {sum(trajectory.held.values())} prompts: {', '.join(kinds)}" if kinds else ""
 
 
 def read_trajectory(folder: Path) -> Trajectory | None:
