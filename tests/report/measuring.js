@@ -30,6 +30,7 @@
   for (const { node, boxes } of texts) {
     const around = ancestors(node.parentElement);
     const inScroller = around.some(scrolls);
+    if (boxes.length > 2 && node.textContent.trim().length < 3.5 * boxes.length) faults.push(told(node) + " is broken into letters");
     for (const box of boxes) {
       if (!inScroller && (box.right > innerWidth + ROOM || box.left < -ROOM)) faults.push(told(node) + " leaves the screen");
       // Text that is wider than the box it stands in, or cut by one that hides what is beyond it.

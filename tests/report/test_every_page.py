@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from tests.report.browsing import IN_BROWSER, opened
+from tests.report.filled import filled
 from tinyengram.report.page import render_page
 from tinyengram.report.runs import Run, load_run
 from tinyengram.study.results import Results
 from tinyengram.tasks.left_out import LeftOut
 
 EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence"
-KINDS = ("one seed", "evidence", "evaluation", "joined", "hostile")
+KINDS = ("one seed", "evidence", "evaluation", "joined", "hostile", "filled")
 WIDTHS = (1280, 1100, 390)
 HOSTILE = (
     "<script>window.taken = 1</script>",
@@ -55,6 +56,8 @@ def file(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     elif kind == "joined":
         again = made("results").model_copy(deep=True)
         runs = [Run(tmp_path / "a", made("results")), Run(tmp_path / "b", again), Run(tmp_path, made("evaluation"))]
+    elif kind == "filled":
+        runs = [filled(tmp_path, made("results"))]
     else:
         runs = [Run(tmp_path, made_hostile(made("many")))]
     place = tmp_path / "report.html"
@@ -118,7 +121,7 @@ def test_what_is_hostile_is_shown_as_it_is(browser: Any, file: Path, kind: str) 
     page.context.close()
 
 
-@pytest.mark.parametrize("kind", ["one seed", "evaluation"])
+@pytest.mark.parametrize("kind", ["one seed", "evaluation", "filled"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_tab_key_reaches_whatever_can_be_pressed(browser: Any, file: Path, width: int, kind: str) -> None:
     page = opened(browser, file, width).page
