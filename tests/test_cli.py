@@ -235,6 +235,10 @@ def test_several_seeds_levels_and_rates(cache: Path, tmp_path: Path) -> None:
     }
     comparison = results.comparisons[0]
     assert comparison.reached == [0, 1]
+    requests = [row.calls for row in results.measurements if row.role == "matched" and row.calls is not None]
+    assert comparison.right_calls is not None
+    assert comparison.right_calls.questions == requests[0].wanted_asked
+    assert comparison.declines is None, "none was asked that no tool fits"
     assert len(stopped_losses(results, comparison)) == 2
     differences = [*comparison.mc2.values(), *comparison.area.values(), *comparison.shift.values()]
     assert {one.seeds for one in differences} == {2}

@@ -108,3 +108,20 @@ def test_studies_that_are_not_there(tmp_path: Path) -> None:
     broken.write_text("just text")
     with pytest.raises(StudyError, match="must hold keys"):
         load_study(str(broken))
+
+
+def test_the_comparison_that_was_decided_on_beforehand_is_judged_by_itself(tmp_path: Path) -> None:
+    arms = SMOKE["arms"]
+    more = {**arms, "other": arms["lora"], "third": arms["lora"]}
+    study = load_study(write(tmp_path, arms=more))
+    assert [study.judged_together(arm) for arm in ("engram", "other", "third")] == [3, 3, 3]
+    assert "primary" not in study.model_dump(mode="json")  # As in plans that were written before there was one.
+    study = load_study(write(tmp_path, arms=more, primary="engram"))
+    assert [study.judged_together(arm) for arm in ("engram", "other", "third")] == [1, 2, 2]
+    assert study.model_dump(mode="json")["primary"] == "engram"
+    for wrong, said in (
+        ("engrm", "primary 'engrm' is not an arm. Did you mean 'engram'"),
+        ("lora", "reference itself"),
+    ):
+        with pytest.raises(StudyError, match=said):
+            load_study(write(tmp_path, arms=more, primary=wrong))

@@ -90,13 +90,15 @@ def _learnt(row: Measurement) -> Iterator[Measure]:
         change=_signed,
     )
     if row.calls is not None and row.calls.wanted_asked:
-        yield Measure("Learnt", "right-calls", "Right calls", f"of {row.calls.wanted_asked}", _right, _percent)
+        asked = f"of {row.calls.wanted_asked}"
+        yield Measure("Learnt", "right-calls", "Right calls", asked, _right, _percent, against=_right_compared)
 
 
 def _broke(row: Measurement) -> Iterator[Measure]:
     if row.calls is not None and row.calls.refrains is not None:
         asked = f"of {row.calls.unwanted_asked}"
-        yield Measure("Broke", "declines", "Declines where no tool fits", asked, _refrains, _percent)
+        label = "Declines where no tool fits"
+        yield Measure("Broke", "declines", label, asked, _refrains, _percent, against=_declines_compared)
     for prompt in row.retention:
         for name in ("mc1", "mc2"):
             yield Measure(
@@ -173,6 +175,14 @@ def _kl(row: Measurement) -> float | None:
 
 def _kl_compared(found: Comparison) -> Difference | None:
     return found.drift
+
+
+def _right_compared(found: Comparison) -> Difference | None:
+    return found.right_calls
+
+
+def _declines_compared(found: Comparison) -> Difference | None:
+    return found.declines
 
 
 def _kept(prompt: str, name: str) -> Callable[[Measurement], Any]:

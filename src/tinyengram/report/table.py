@@ -72,9 +72,10 @@ def further_tables(results: Results) -> list[FurtherTable]:
     tables = []
     reference = results.study.reference
     if rows := _comparison_rows(results):
+        all_arms = "all arms" if results.study.primary is None else f"all arms but {results.study.primary}"
         caption = (
             f"Differences in percentage points, arm minus {reference}; of one measure asked in one way the intervals "
-            f"of all arms hold together. Shift: {shift_words(results)}, arm minus {reference} and as a multiple "
+            f"of {all_arms} hold together. Shift: {shift_words(results)}, arm minus {reference} and as a multiple "
             "of it."
         )
         if results.study.levels > 1:

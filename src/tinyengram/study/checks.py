@@ -16,7 +16,8 @@ from tinyengram.study.plan import Study, StudyError
 from tinyengram.training.job import first_difference
 
 # What a run that was cut off before its plan was written leaves.
-_FIRST_FILES = ("seconds.json", "inputs.json", ".lock")
+# What lies in a folder before there is a plan: a call that was cut off, or another study's work that is used again.
+_FIRST_FILES = ("seconds.json", "inputs.json", ".lock", "jobs", "scores", "asked")
 # Adapter weights of every checkpoint in float32, and twice that once for the optimizer.
 _BYTES_PER_PARAMETER = 4
 _OPTIMIZER_COPIES = 2

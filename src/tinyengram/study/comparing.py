@@ -62,7 +62,8 @@ def compare(
                 if not depth:
                     pairs.append((theirs, ours))
             curves.append((before, after, matched[0].level))
-        differences = Differences(pairs, len(study.arms) - 1)
+        together = study.judged_together(name)
+        differences = Differences(pairs, together)
         comparisons.append(
             Comparison(
                 arm=name,
@@ -77,11 +78,13 @@ def compare(
                 shift_centred=differences.shift_centred(base),
                 accuracy=differences.accuracy(),
                 drift=differences.drift(),
+                right_calls=differences.right_calls(),
+                declines=differences.declines(),
                 area={
                     prompt: paired_difference(
                         [before.mean_mc2(prompt, level) for before, _, level in curves],
                         [after.mean_mc2(prompt, level) for _, after, level in curves],
-                        comparisons=len(study.arms) - 1,
+                        comparisons=together,
                     )
                     for prompt in study.truthfulqa.prompts
                     if curves and study.levels > 1

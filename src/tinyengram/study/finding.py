@@ -164,15 +164,32 @@ def _limits(results: Results) -> list[str]:
     if compared:
         limits.append(
             "With so many questions and seeds, a true difference in MC2 is shown four times out of five only if it "
-            f"is at least {100 * max(one.detectable for one in compared):.1f} points."
+            f"is at least {100 * max(one.detectable for one in compared):.1f} points{_of_primary(results)}."
         )
-        if (together := compared[0].comparisons) > 1:
-            limits.append(f"Of one measure asked in one way the intervals of all {together} arms hold together.")
+        if (together := max(one.comparisons for one in compared)) > 1:
+            primary = results.study.primary
+            others = "" if primary is None else f" but {primary}, named beforehand, whose intervals hold by themselves"
+            limits.append(
+                f"Of one measure asked in one way the intervals of {'all ' if primary is None else 'the '}{together} "
+                f"arms{others} hold together."
+            )
     if seeds == 1:
         limits.append("This is one run per arm: intervals cover the choice of questions, not that of seeds.")
     elif alone := [one.arm for one in results.comparisons if len(one.reached) == 1]:
         limits.append(f"Of {', '.join(alone)} one seed is compared: its intervals do not cover the choice of seeds.")
     return limits
+
+
+def _of_primary(results: Results) -> str:
+    """What the primary comparison can show, which is judged by itself."""
+    found = [
+        f"{100 * difference.detectable:.1f} ({prompt})"
+        for one in results.comparisons
+        if one.arm == results.study.primary
+        for prompt, difference in one.mc2.items()
+        if not difference.not_estimated
+    ]
+    return f", for {results.study.primary} {', '.join(found)}" if found else ""
 
 
 def matched_rows(results: Results, comparison: Comparison) -> tuple[list[Measurement], list[Measurement]]:

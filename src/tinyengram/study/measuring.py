@@ -10,6 +10,7 @@ from tinyengram.scoring.probes import PromptName
 from tinyengram.scoring.scorer import Panel
 from tinyengram.study.results import Accuracy, CallAccuracy, Measurement, Retention, TextDrift
 from tinyengram.study.statistics import Difference, paired_difference
+from tinyengram.tasks.calls.judging import Outcome
 from tinyengram.training.trajectory import TrajectoryPoint
 
 
@@ -123,6 +124,20 @@ class Differences:
         """Of the divergence from the base per token, text by text."""
         drifts = [panel.drift.rows for panel in self._panels if panel.drift is not None]
         return self._of(drifts, "kl_per_token") if drifts else None
+
+    def right_calls(self) -> Difference | None:
+        """Of the share of requests that want a call and get the right one."""
+        return self._outcome("wanted", "right call")
+
+    def declines(self) -> Difference | None:
+        """Of the share of requests that no tool fits and that are declined in prose."""
+        return self._outcome("unwanted", "declines in prose")
+
+    def _outcome(self, requests: str, outcome: Outcome) -> Difference | None:
+        judged = [getattr(panel.calls, requests) for panel in self._panels if panel.calls is not None]
+        if not judged or not judged[0]:
+            return None
+        return self._between([[float(verdict.outcome == outcome) for verdict in one] for one in judged])
 
     def _of(self, rows: Sequence[Sequence[Any]], which: str) -> Difference:
         return self._between([[getattr(row, which) for row in one] for one in rows])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -30,7 +30,16 @@ class StudyError(TinyEngramError):
 
 
 class _Section(BaseModel):
+    """``later`` names what plans had not from the first: left out while it is None, so that a plan that was written
+    before is still that of the same study.
+    """
+
     model_config = ConfigDict(extra="forbid")
+    later: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in write(self).items() if key not in self.later or value is not None}
 
 
 class WiseSection(_Section):
@@ -63,20 +72,20 @@ class ArmSection(_Section):
     training: dict[str, Any] = Field(default_factory=dict)
     rates: list[Annotated[float, Field(gt=0)]] = Field(default_factory=list)
     wise_ft: WiseSection | None = None
+    later: ClassVar[tuple[str, ...]] = ("wise_ft",)
 
     @model_validator(mode="before")
     @classmethod
     def _scaled_has_no_method_of_its_own(cls, arm: Any) -> Any:
         return {"method": "", **arm} if isinstance(arm, dict) and arm.get("wise_ft") is not None else arm
 
-    @model_serializer(mode="wrap")
-    def _without_nothing(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Plans that were written before there was ``wise_ft`` are still those of the same study."""
-        return {key: value for key, value in write(self).items() if key != "wise_ft" or value is not None}
-
 
 class Study(_Section):
-    """A whole study. ``reference`` names the arm that the others are matched to, at up to ``levels`` eval losses."""
+    """A whole study. ``reference`` names the arm that the others are matched to, at up to ``levels`` eval losses.
+
+    ``primary`` names the arm whose comparison with the reference was decided on beforehand: its intervals are not
+    widened for the others, and those of the others are widened for one another.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     description: str = ""
@@ -89,8 +98,10 @@ class Study(_Section):
     training: dict[str, Any]
     arms: dict[str, ArmSection]
     reference: str
+    primary: str | None = None
     levels: int = Field(default=1, ge=1)
     seeds: list[int] = Field(default=[0], min_length=1)
+    later: ClassVar[tuple[str, ...]] = ("primary",)
 
     @field_validator("arms")
     @classmethod
@@ -141,11 +152,21 @@ class Study(_Section):
             raise ValueError(f"reference {self.reference!r} is not an arm.{nearest(self.reference, self.arms)}")
         if self.arms[self.reference].wise_ft is not None:
             raise ValueError(f"reference {self.reference!r} is scaled and not trained. Name an arm that is trained")
+        if self.primary is not None and self.primary not in self.arms:
+            raise ValueError(f"primary {self.primary!r} is not an arm.{nearest(self.primary, self.arms)}")
+        if self.primary == self.reference:
+            raise ValueError(f"primary {self.primary!r} is the reference itself. Name the arm that is compared with it")
         losses = {self.settings(arm).loss_on for arm in self.arms}
         if len(losses) > 1:
             raise ValueError("every arm must train the same loss (loss_on), or their losses cannot be matched")
         _ = self.probes  # Refuses what cannot be asked.
         return self
+
+    def judged_together(self, arm: str) -> int:
+        """How many comparisons the intervals of one arm's hold together with."""
+        if arm == self.primary:
+            return 1
+        return len(self.arms) - (1 if self.primary is None else 2)
 
     @property
     def probes(self) -> Probes:

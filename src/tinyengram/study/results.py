@@ -150,6 +150,8 @@ class Comparison(BaseModel):
         shift_centred: The same, centred by question; empty in runs before it was measured.
         accuracy: The same for ``acc_norm`` of each choice set.
         drift: The same for the divergence from the base on general text, in nats per token.
+        right_calls, declines: The same for the share of requests that get the right call, and of those that no tool
+            fits and that are declined in prose; None where none were asked, and in runs before it was measured.
         area: Arm minus reference in the mean MC2 on the way down from the base to the matched loss, by the logarithm of
             the loss; empty unless the study matches at several levels.
     """
@@ -166,6 +168,8 @@ class Comparison(BaseModel):
     shift_centred: dict[PromptName, Difference] = {}
     accuracy: dict[str, dict[PromptName, Difference]] = {}
     drift: Difference | None = None
+    right_calls: Difference | None = None
+    declines: Difference | None = None
     area: dict[PromptName, Difference] = {}
 
     @property

@@ -1,0 +1,48 @@
+"""Differences between pairs of panels are paired by request, as they are by question."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.study.test_curve import panel
+from tinyengram.scoring.calls import CallScores
+from tinyengram.scoring.scorer import Panel
+from tinyengram.study.measuring import Differences
+from tinyengram.tasks.calls.judging import CallVerdict, Outcome
+
+
+def judged(wanted: list[Outcome], unwanted: list[Outcome]) -> Panel:
+    def verdicts(outcomes: list[Outcome]) -> list[CallVerdict]:
+        return [
+            CallVerdict(id="c", text="", outcome=outcome, format=None, functions=False, content_right=False)
+            for outcome in outcomes
+        ]
+
+    one = panel(0.5)
+    return Panel(
+        truthfulqa=one.truthfulqa,
+        accuracy={},
+        drift=None,
+        calls=CallScores(wanted=verdicts(wanted), unwanted=verdicts(unwanted)),
+        files={},
+    )
+
+
+def test_calls_are_compared_request_by_request() -> None:
+    before = judged(["right call", "wrong call", "wrong call", "right call"], ["wrong call", "wrong call"])
+    after = judged(["right call", "right call", "wrong call", "right call"], ["declines in prose", "wrong call"])
+    found = Differences([(before, after)], 2)
+    right, declines = found.right_calls(), found.declines()
+    assert right is not None
+    assert declines is not None
+    assert (right.mean, right.questions, right.comparisons) == (0.25, 4, 2)
+    assert (declines.mean, declines.questions) == (0.5, 2)
+    assert right.low == 0
+    assert right.high > 0.25
+
+
+@pytest.mark.parametrize("unwanted", [None, []])
+def test_where_none_were_asked_nothing_is_said(unwanted: list[Outcome] | None) -> None:
+    one = panel(0.5) if unwanted is None else judged(["right call"], unwanted)
+    assert Differences([(one, one)], 1).declines() is None
+    assert Differences([], 1).right_calls() is None
