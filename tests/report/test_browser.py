@@ -13,7 +13,7 @@ from tinyengram.report.palette import DARK, LIGHT
 from tinyengram.report.runs import Run, load_run
 from tinyengram.study.results import Results
 
-EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence"
+EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence" / "2026-11-pilot"
 HOSTILE = "</style><script>document.title='taken'</script>\"'&amp; \u202eright to left\U0001f40d " + "w" * 80
 
 

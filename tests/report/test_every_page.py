@@ -14,7 +14,7 @@ from tinyengram.report.runs import Run, load_run
 from tinyengram.study.results import Results
 from tinyengram.tasks.left_out import LeftOut
 
-EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence"
+EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence" / "2026-11-pilot"
 KINDS = ("one seed", "evidence", "evaluation", "joined", "hostile", "filled")
 WIDTHS = (1280, 1100, 390)
 HOSTILE = (
