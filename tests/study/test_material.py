@@ -61,6 +61,18 @@ def test_calls_are_asked_for_where_they_were_held_out_and_nowhere_else(tmp_path:
     assert not trained & {one.conversation.id for one in asked}
 
 
+def test_a_limit_on_the_texts_for_the_loss_is_none_on_the_calls(tmp_path: Path) -> None:
+    whole, _ = material(tmp_path, 12)
+    limited, _ = material(tmp_path, 12, eval_limit=1)
+    assert len(limited.examples.held_out) == 1 < len(whole.examples.held_out)
+    asked = requests_for_calls(limited.examples.held_out_conversations, "hermes")
+    assert asked == requests_for_calls(whole.examples.held_out_conversations, "hermes")
+    assert len(asked) == 4, "as many as the study wants"
+    assert not [one for one in limited.account.remarks if "wanted calls" in one]
+    few, _ = material(tmp_path, 5)
+    assert few.account.remarks[-1] == "Of 4 wanted calls (calls.wanted) 2 are asked for: no more are held out."
+
+
 def test_the_tools_of_a_prompt_are_those_of_a_held_out_chat(tmp_path: Path) -> None:
     found, _ = material(tmp_path, 12)
     tools = [tool["name"] for tool in found.examples.held_out_conversations[0].tools]

@@ -41,7 +41,21 @@ def prepare(base: BaseSpec, data: DataSpec, probes: Probes) -> Material:
     examples = load_examples(data, loaded.tokenizer)
     chats = Chats(examples.renderer, examples.held_out_conversations, data.max_length)
     questions = load_questions(probes, chats)
-    return Material(loaded, examples, questions, _account(examples, questions))
+    account = _account(examples, questions)
+    account.remarks += _fewer_calls(examples, probes)
+    return Material(loaded, examples, questions, account)
+
+
+def _fewer_calls(examples: Examples, probes: Probes) -> list[str]:
+    """A sentence where fewer calls can be asked for than were wanted."""
+    from tinyengram.scoring.calls import requests_for_calls
+
+    if probes.calls is None:
+        return []
+    there = len(requests_for_calls(examples.held_out_conversations, examples.renderer.readable_format()))
+    if not 0 < there < probes.calls.wanted:
+        return []
+    return [f"Of {probes.calls.wanted} wanted calls (calls.wanted) {there} are asked for: no more are held out."]
 
 
 def _account(examples: Examples, questions: Questions) -> DataAccount:

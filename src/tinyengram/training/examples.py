@@ -29,7 +29,8 @@ class Examples:
         renderer: How conversations are written for the base.
         data: The conversations as they were read, with their account.
         train, held_out: In tokens.
-        conversations, held_out_conversations: Those behind them, with the turns that they hold as the learnt ones.
+        conversations: Those behind what is trained, with the turns that it holds as the learnt ones.
+        held_out_conversations: The same of what is held out, also beyond ``eval_limit``, which spares the loss alone.
         too_long: Learnt turns that end behind ``max_length``.
         left_out: What is not learnt, by kind and reason.
         remarks: What is learnt but may not be meant, in sentences.
@@ -150,7 +151,7 @@ def load_examples(spec: DataSpec, tokenizer: Any) -> Examples:
         train=train,
         held_out=held_out,
         conversations=_used(parts.train, train),
-        held_out_conversations=_used(parts.held_out, held_out),
+        held_out_conversations=_used(parts.held_out, to_hold_out.examples),
         too_long=to_train.too_long + to_hold_out.too_long,
         left_out=left_out.listed(),
         remarks=[*data.remarks, *([parts.remark] if parts.remark else [])],
