@@ -122,12 +122,30 @@ class TestTrained:
         assert "trajectory.json cannot be read (arm: Field required). Delete" in capsys.readouterr().err
 
 
+def test_a_memory_that_is_shut_until_a_text_is_read_is_the_base_in_every_chat_without_it(
+    tmp_path: Path, capsys
+) -> None:
+    assert train(CALLS, tmp_path / "adapter", "--open-after", "You may call this function") == 0
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert config["open_after"]
+    base, model = Results.model_validate_json((tmp_path / "adapter" / "run" / "results.json").read_text()).measurements
+    assert all(kept.delta_mc1.unchanged and kept.delta_mc2.unchanged for kept in model.retention.values())
+    assert "Unchanged from the base, to the bit: MC1, plain; MC2, plain; MC1, chat" in capsys.readouterr().out
+    assert {kept.shift for kept in model.retention.values()} == {0}
+    assert model.drift is not None
+    assert model.drift.kl == 0
+    assert model.eval_loss_answer < base.eval_loss_answer - 0.01
+
+
 class TestRefused:
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
             (["--method", "lorra"], "--method 'lorra' is unknown. Did you mean 'lora'"),
             (["--format", "opanai"], "'opanai'"),
+            (["--method", "lora", "--open-after", "tools"], "open_after='tools' is for a memory, and method 'lora'"),
+            (["--open-after", "tools"], "no training chat offers tools"),
+            (["--open-after", "Sesame"], "'Sesame'"),
             (["--max-steps", 4, "--epochs", 2], "exactly one of max_steps and epochs"),
         ],
     )

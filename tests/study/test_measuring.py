@@ -46,3 +46,16 @@ def test_where_none_were_asked_nothing_is_said(unwanted: list[Outcome] | None) -
     one = panel(0.5) if unwanted is None else judged(["right call"], unwanted)
     assert Differences([(one, one)], 1).declines() is None
     assert Differences([], 1).right_calls() is None
+
+
+def test_right_answers_are_unchanged_where_no_likelihood_moved() -> None:
+    first, moved = panel(0.5, 0.2, 0.3), panel(0.5, 0.2, 0.3)
+    found = Differences([(first, panel(0.5, 0.2, 0.3))] * 2, 3).truthfulqa("mc1")["plain"]
+    assert found.unchanged
+    assert (found.mean, found.questions, found.seeds, found.comparisons, found.p_value) == (0, 3, 2, 3, None)
+    assert not found.shown
+    moved.truthfulqa["plain"].rows[1].log_likelihoods["yes"] = -1.0
+    found = Differences([(first, moved)], 3).truthfulqa("mc1")["plain"]
+    assert not found.unchanged
+    assert (found.mean, found.not_estimated) == (0, "")
+    assert found.low < 0 < found.high

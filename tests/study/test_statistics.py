@@ -116,7 +116,7 @@ def test_scores_that_do_not_pair_are_refused() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "why"),
     [
-        ([[0.3] * 40], [[0.3] * 40], "all 40 differences are zero: unchanged, to the bit"),
+        ([[0.3] * 40], [[0.3] * 40], "unchanged, to the bit"),
         ([[0.25 * at for at in range(40)]], [[0.25 * at + 0.1 for at in range(40)]], "all 40 differences are equal"),
         ([[0.3]], [[0.4]], "one question shows no spread"),
         ([[0.3], [0.2]], [[0.4], [0.5]], "one question shows no spread"),
@@ -127,7 +127,8 @@ def test_an_interval_without_width_is_refused(before: list[list[float]], after: 
     assert found.not_estimated == why
     assert not found.shown
     assert (-found.low, found.high, found.detectable) == (np.inf,) * 3
-    assert found.bounds(str, "95% interval ") == f"not estimated: {why}"
+    assert found.bounds(str, "95% interval ") == (why if found.unchanged else f"not estimated: {why}")
+    assert found.unchanged == (before == after)
     assert Difference.model_validate_json(found.model_dump_json()) == found
 
 

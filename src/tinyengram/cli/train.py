@@ -33,6 +33,10 @@ def train(
     hold_weight: Annotated[
         float, typer.Option(min=0, help="Above 0: also learn not to call where no tool fits (any method).")
     ] = 0.0,
+    open_after: Annotated[
+        str | None,
+        typer.Option(help="The memory is shut until a chat holds this text; 'tools': where tools are offered."),
+    ] = None,
     questions: Annotated[
         int, typer.Option(min=2, help="Of TruthfulQA and of ARC-Easy each; a fifth as many calls and refusals.")
     ] = 80,
@@ -75,6 +79,7 @@ def train(
             base=BaseSpec(name=base),
             out=out,
             method=method,
+            open_after=open_after,
             settings=settings,
             questions=questions,
             seed=seed,

@@ -12,13 +12,20 @@ from tinyengram.report.columns import Column
 from tinyengram.report.measures import Group, Measure, measures
 from tinyengram.study.statistics import Difference
 
-Verdict = Literal["better", "worse", "not shown", "too few", ""]
+Verdict = Literal["better", "worse", "not shown", "same", "too few", ""]
 
 _ENOUGH_QUESTIONS = 10
 """Of fewer an interval says nothing, so none is judged."""
 _NOTHING = "–"
 _NO_VERDICT: Verdict = ""
-_SAID = {"better": ", shown", "worse": ", shown", "not shown": ", not shown", "too few": ", too few questions", "": ""}
+_SAID: dict[Verdict, str] = {
+    "better": ", shown",
+    "worse": ", shown",
+    "not shown": ", not shown",
+    "same": "",
+    "too few": ", too few questions",
+    "": "",
+}
 
 
 @dataclass(frozen=True)
@@ -123,6 +130,8 @@ def _cell(
         if len(deltas) == 1:
             change = _with_interval(deltas[0], measure.change)
             verdict = _verdict(deltas[0], measure.higher_is)
+        elif deltas and all(delta.unchanged for delta in deltas):
+            change = f"{deltas[0].bounds(measure.change)}, with every seed"
         elif len(deltas) > 1:
             spread = [delta.mean for delta in deltas]
             change += f" ({measure.change(min(spread))} to {measure.change(max(spread))} over seeds)"
@@ -143,10 +152,14 @@ def _cell(
 
 
 def _with_interval(difference: Difference, write: Callable[[float], str]) -> str:
+    if difference.unchanged:
+        return difference.bounds(write)
     return f"{write(difference.mean)} ({difference.bounds(write)})"
 
 
 def _verdict(difference: Difference, higher_is: str) -> Verdict:
+    if difference.unchanged:
+        return "same"
     if difference.questions < _ENOUGH_QUESTIONS:
         return "too few"
     if difference.not_estimated:

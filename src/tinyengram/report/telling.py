@@ -107,6 +107,8 @@ def in_words(card: Scorecard) -> str:
     for verdict in ("worse", "better"):
         if shown := _changes(judged, verdict):
             sentences.append(f"Shown to be {verdict}, in points: {shown}.")
+    if same := [line.label for line, _, cell in told if cell.verdict == "same"]:
+        sentences.append(f"Unchanged from the base, to the bit: {'; '.join(same)}.")
     unshown = sum(cell.verdict == "not shown" for _, cell in judged)
     if unshown:
         sentences.append(

@@ -9,7 +9,7 @@ from typing import Any
 from tinyengram.scoring.probes import PromptName
 from tinyengram.scoring.scorer import Panel
 from tinyengram.study.results import Accuracy, CallAccuracy, Measurement, Retention, TextDrift
-from tinyengram.study.statistics import Difference, paired_difference
+from tinyengram.study.statistics import Difference, no_difference, paired_difference
 from tinyengram.tasks.calls.judging import Outcome
 from tinyengram.training.trajectory import TrajectoryPoint
 
@@ -140,6 +140,8 @@ class Differences:
         return self._between([[float(verdict.outcome == outcome) for verdict in one] for one in judged])
 
     def _of(self, rows: Sequence[Sequence[Any]], which: str) -> Difference:
+        if list(rows[::2]) == list(rows[1::2]):  # Log-likelihoods too, which a share of right answers does not show.
+            return no_difference(len(rows[0]), len(rows) // 2, self._comparisons)
         return self._between([[getattr(row, which) for row in one] for one in rows])
 
     def _between(self, values: Sequence[Sequence[float]]) -> Difference:

@@ -13,6 +13,7 @@ _ERROR_RATE = 0.05
 # Half an interval is 1.960 standard errors, and a true difference of 1.960 + 0.842 of them is shown four times out of
 # five (Cohen 1988, two-sided 5%).
 _POWER_QUANTILE = 0.8
+_UNCHANGED = "unchanged, to the bit"
 
 
 class Difference(BaseModel):
@@ -47,8 +48,15 @@ class Difference(BaseModel):
         """Whether the interval excludes zero; of none it is not shown."""
         return self.low > 0 or self.high < 0
 
+    @property
+    def unchanged(self) -> bool:
+        """Whether both models said the very same of every question."""
+        return self.not_estimated == _UNCHANGED
+
     def bounds(self, write: Callable[[float], str], before: str = "") -> str:
         """The interval in words; ``before`` stands in front of one, and what is not estimated says so."""
+        if self.unchanged:
+            return self.not_estimated
         if self.not_estimated:
             return f"not estimated: {self.not_estimated}"
         return f"{before}{write(self.low)} to {write(self.high)}"
@@ -115,6 +123,21 @@ def paired_difference(
     )
 
 
+def no_difference(questions: int, seeds: int, comparisons: int) -> Difference:
+    """That of models whose answers are the same to the bit: nothing is estimated of what cannot vary."""
+    return Difference(
+        mean=0.0,
+        low=-math.inf,
+        high=math.inf,
+        p_value=None,
+        detectable=math.inf,
+        questions=questions,
+        seeds=seeds,
+        comparisons=comparisons,
+        not_estimated=_UNCHANGED,
+    )
+
+
 def _without_spread(differences: Any, binary: bool, comparisons: int) -> Difference:
     """A difference whose questions do not vary; ``binary``: of scores of 0 and 1, all alike."""
     seeds, questions = differences.shape
@@ -128,7 +151,7 @@ def _without_spread(differences: Any, binary: bool, comparisons: int) -> Differe
     elif questions == 1:
         why = "one question shows no spread"
     elif not differences.any():
-        why = f"all {questions} differences are zero: unchanged, to the bit"
+        why = _UNCHANGED
     else:
         why = f"all {questions} differences are equal"
     return Difference(

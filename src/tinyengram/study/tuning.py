@@ -13,7 +13,7 @@ from tinyengram.files import copy_atomically, write_atomically
 from tinyengram.progress import Event, PhaseEvent
 from tinyengram.study.evaluation import probes_for
 from tinyengram.study.matching import eval_loss, trained
-from tinyengram.study.plan import Study, checked
+from tinyengram.study.plan import ArmSection, Study, checked
 from tinyengram.study.recipes import recipe
 from tinyengram.study.results import Measurement, Results
 from tinyengram.study.run import run_study
@@ -62,6 +62,7 @@ def train(
     base: str | BaseSpec,
     out: str | Path,
     method: str = "engram",
+    open_after: str | None = None,
     settings: dict[str, Any] | None = None,
     questions: int = 80,
     seed: int = 0,
@@ -74,6 +75,8 @@ def train(
         base: The model: an embedded name, folder or Hub id, or with all that can be said of how it is loaded.
         out: Receives adapter, card and ``run/``; the same call continues there.
         method: See :func:`tinyengram.study.recipes.recipe`.
+        open_after: Of a memory: it is shut, and the model is its base to the bit, until a text holds this; ``"tools"``:
+            what the chat template writes where tools are offered. See :class:`tinyengram.EngramConfig`.
         settings: Over those of the recipe, by the names of :class:`tinyengram.training.TrainingSettings`. Without
             ``max_steps`` and ``epochs``: three epochs, but 24 steps at least and 300 at most.
         questions: See :func:`tinyengram.study.evaluation.probes_for`.
@@ -102,6 +105,8 @@ def train(
     tokenizer = load_tokenizer(base.name, revision=revision, trust_remote_code=trust)
     config = load_config(base.name, revision=revision, trust_remote_code=trust)
     arm = recipe(method, getattr(config.get_text_config(), "num_hidden_layers", 0))
+    if open_after is not None:
+        arm = _latched(arm, method, open_after)
     examples = load_examples(data, tokenizer)
     given = {"loss_on": "answer", **arm.training, **(settings or {})}
     steps = _steps(given, len(examples.train))
@@ -128,6 +133,15 @@ def train(
 
     write_atomically(out / "README.md", render_card(tuned))
     return tuned
+
+
+def _latched(arm: ArmSection, method: str, open_after: str) -> ArmSection:
+    if arm.method != "engram":
+        raise TinyEngramError(
+            f"open_after={open_after!r} is for a memory, and method {method!r} is {arm.method}, whose adapter would be "
+            "on everywhere wherever it is loaded. Use engram or engram-exact, or leave open_after out."
+        )
+    return arm.model_copy(update={"options": {**arm.options, "open_after": open_after}})
 
 
 def _check_out(out: Path) -> None:
