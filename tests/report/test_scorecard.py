@@ -179,6 +179,8 @@ def test_a_pair_that_is_not_close_or_was_mixed_says_so(results: Results, tmp_pat
 def test_what_is_not_estimated_is_written_so_and_not_judged(results: Results, tmp_path: Path) -> None:
     unchanged = paired_difference([[0.3] * 40], [[0.3] * 40])
     results.comparisons[0].mc2 = dict.fromkeys(("plain", "chat"), unchanged)
+    for kept in results.measurements[2].retention.values():
+        kept.delta_mc1 = kept.delta_mc2 = unchanged
     line = next(one for one in scorecard(study_columns(results, tmp_path)).lines if one.id == "mc2-plain")
     assert (line.cells[-1].change, line.cells[-1].verdict) == ("unchanged, to the bit", "same")
     for text in (describe_finding(results), *headline(results), render_page([Run(tmp_path, results)])):

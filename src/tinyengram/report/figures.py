@@ -156,9 +156,9 @@ def _draw_kept(
 
 
 def _mc2_with_bounds(results: Results, row: Measurement, prompt: PromptName) -> tuple[float, float, float]:
-    """MC2 and the ends of its bar; the value itself where several seeds show the spread."""
+    """MC2 and the ends of its bar; the value itself where several seeds show the spread or there is no interval."""
     kept = row.retention[prompt]
-    if kept.delta_mc2 is None or _several(results):
+    if kept.delta_mc2 is None or kept.delta_mc2.not_estimated or _several(results):
         return kept.mc2, kept.mc2, kept.mc2
     return kept.mc2, kept.mc2 + kept.delta_mc2.low - kept.delta_mc2.mean, kept.mc2 + (
         kept.delta_mc2.high - kept.delta_mc2.mean
