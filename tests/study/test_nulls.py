@@ -74,7 +74,9 @@ def test_a_change_that_is_not_linear_is_refused_before_anything_is_trained(tmp_p
     assert not (tmp_path / "jobs").exists()
 
 
-@pytest.mark.parametrize("part", ["lora", "hashed", pytest.param("exact", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "part", ["lora", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("hashed", "exact"))]
+)
 def test_the_documented_arms_run(part: str, tmp_path: Path) -> None:
     arms = documented_arms()
     chosen = {name: arm for name, arm in arms.items() if name.startswith(part)}
