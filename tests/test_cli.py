@@ -84,6 +84,11 @@ def test_help_answers_at_once(cache: Path) -> None:
 
 @pytest.mark.xdist_group("finished")
 class TestFinished:
+    def test_what_shares_a_run_is_tested_in_one_process(self, request: pytest.FixtureRequest) -> None:
+        if "PYTEST_XDIST_WORKER" not in os.environ:
+            pytest.skip("one process runs all tests")
+        assert request.node.nodeid.endswith("@finished"), "else each process would run the study anew"
+
     def test_results_follow_the_schema_and_every_row_has_its_file(self, finished: Path) -> None:
         results = Results.model_validate_json((finished / "results.json").read_text())
         assert {trajectory.arm for trajectory in results.trajectories} == {"lora", "engram"}
