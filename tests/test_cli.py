@@ -227,6 +227,7 @@ def test_several_seeds_levels_and_rates(cache: Path, tmp_path: Path) -> None:
         tmp_path,
         seeds=[0, 1],
         levels=2,
+        truthfulqa__prompts=["plain"],
         arms__lora={"method": "lora", "options": {"r": 4, "target_modules": "all-linear"}, "rates": [1e-5, 2e-3]},
     )
     run = tinyengram("compare", study, "--out", tmp_path / "out", cache=cache)

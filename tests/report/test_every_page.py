@@ -80,8 +80,14 @@ def test_nothing_is_asked_for_cut_or_overlapping(browser: Any, file: Path, kind:
 
 
 # The evidence's eleven arms take axe long: as they open they are looked at by test_browser.
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "evidence"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(
+    ("kind", "width"),
+    [
+        *(("one seed", 1280), ("evaluation", 390), ("joined", 1280), ("hostile", 390), ("filled", 390)),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in (("one seed", 390), ("evaluation", 1280))),
+        *(pytest.param(kind, 390 if kind == "joined" else 1280, marks=pytest.mark.slow) for kind in KINDS[3:]),
+    ],
+)
 def test_axe_finds_nothing_in_what_is_folded_either(browser: Any, file: Path, width: int, kind: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     watched = opened(browser, file, width)

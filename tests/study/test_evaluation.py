@@ -63,7 +63,7 @@ def evaluated(model: Path, out: Path, **changes: Any) -> Evaluation:
     return evaluate(str(model), **{"data": CALLS, "questions": 3, "out": out, **changes})
 
 
-@pytest.mark.parametrize("method", list(CONFIGS))
+@pytest.mark.parametrize("method", ["lora", pytest.param("ia3", marks=pytest.mark.slow), "engram"])
 def test_an_adapter_that_somebody_trained(tmp_path: Path, method: str) -> None:
     """Of plain PEFT's making: its base is found by what the adapter says, and what it moved is measured."""
     found = evaluated(saved_adapter(tmp_path / "adapter", method), tmp_path / "out")

@@ -74,9 +74,17 @@ def test_a_change_that_is_not_linear_is_refused_before_anything_is_trained(tmp_p
     assert not (tmp_path / "jobs").exists()
 
 
-@pytest.mark.parametrize(
-    "part", ["lora", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("hashed", "exact"))]
-)
+def test_a_scaled_arm_is_matched_and_shown(tmp_path: Path) -> None:
+    found = run_study(study({"lora": lora(), "less": {"wise_ft": {"of": "lora", "scales": [0.9]}}}), tmp_path)
+    whole, less = found.trajectories
+    assert less.points[0] == whole.points[0]
+    assert str(less.points[1].between) == "0.9 of the way from the base to step 12"
+    assert less.points[0].eval_loss_answer > less.points[1].eval_loss_answer > whole.points[-1].eval_loss_answer
+    assert "lora, that of lora scaled" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["lora", "hashed", "exact"])
 def test_the_documented_arms_run(part: str, tmp_path: Path) -> None:
     arms = documented_arms()
     chosen = {name: arm for name, arm in arms.items() if name.startswith(part)}
