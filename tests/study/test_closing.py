@@ -21,6 +21,7 @@ from tinyengram.training.job import BaseSpec
 BASE = BaseSpec(name="tiny")
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "lora": ("lora", LORA),
+    "embedded": ("lora", {"r": 4, "target_modules": ["q_proj", "embed_tokens"]}),
     "hashed": ("engram", {**ENGRAM, "kernel_size": 0}),
     "exact": ("engram", {**EXACT, "kernel_size": 0}),
     "convolved": ("engram", ENGRAM),
@@ -112,7 +113,17 @@ def test_from_the_base_the_change_is_scaled(tmp_path: Path, monkeypatch: pytest.
         assert str(found.other.between).endswith("of the way from the base to step 5")
 
 
-@pytest.mark.parametrize("which", ["lora", "hashed"])
+def test_stops_that_share_a_step_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tinyengram.study.matching.CLOSE", 0.02)
+    run = trained(tmp_path, "lora")
+    level = middle(run, 2)
+    run.points[1].step = run.points[2].step  # As scales of one adapter that are near one another.
+    found, why = closer(tmp_path).closer(pair_at(run, 2, level), run)
+    assert (why, found.close) == ("", True)
+    assert run.points[1].eval_loss_answer > found.loss > run.points[2].eval_loss_answer
+
+
+@pytest.mark.parametrize("which", ["lora", "embedded", "hashed"])
 def test_a_line_from_the_base_begins_at_the_base_and_ends_at_the_checkpoint(which: str, tmp_path: Path) -> None:
     run = trained(tmp_path, which)
     line = Blend(BASE, None, tmp_path / "jobs" / "j" / "checkpoint-10")

@@ -54,8 +54,8 @@ class Closer:
         if pair.close:
             return pair, ""
         stops = run.points
-        at = next(index for index, stop in enumerate(stops) if stop.step == pair.other.step)
-        above = stops[at - 1]
+        # Not by its step, which stops that are scales of one adapter may share.
+        above = stops[stops.index(pair.other) - 1]
         if not eval_loss(above, run.loss_on) > pair.level:
             return pair, "the stop before it has no higher loss to begin from"
         folder = self._out / "jobs" / run.job / f"between-{above.step}-{pair.other.step}-at-{pair.level:.8g}"

@@ -143,6 +143,8 @@ def _without_spread(differences: Any, binary: bool, comparisons: int) -> Differe
     seeds, questions = differences.shape
     mean = float(differences.mean())
     low, high = -math.inf, math.inf
+    if not binary and questions > 1 and not differences.any():
+        return no_difference(questions, seeds, comparisons)
     why = ""
     if binary:
         # At most so large a share of all questions differs otherwise than these did, by 2 at most.
@@ -150,8 +152,6 @@ def _without_spread(differences: Any, binary: bool, comparisons: int) -> Differe
         low, high = mean - share * (mean + 1), mean + share * (1 - mean)
     elif questions == 1:
         why = "one question shows no spread"
-    elif not differences.any():
-        why = _UNCHANGED
     else:
         why = f"all {questions} differences are equal"
     return Difference(

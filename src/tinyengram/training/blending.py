@@ -57,7 +57,7 @@ class Blend:
         self.model: Any = load_adapter(load_fresh(base).model, after)
         ends = self.model.state_dict()
         if before is None:
-            starts = {name: tensor.new_zeros(()) for name, tensor in ends.items() if linear in name}
+            starts = {name: tensor.new_zeros(()) for name, tensor in ends.items() if any(one in name for one in linear)}
         else:
             starts = _changed(load_adapter(load_fresh(base).model, before).state_dict(), ends)
         # Copies: the model's own tensors are what is moved.
@@ -90,7 +90,7 @@ class Blend:
         os.replace(begun, folder)
 
 
-def scaled_tensors(options: Mapping[str, Any]) -> str:
+def scaled_tensors(options: Mapping[str, Any]) -> tuple[str, ...]:
     """What the names of those tensors hold in which an adapter's change of its base is linear.
 
     Args:
@@ -108,13 +108,13 @@ def scaled_tensors(options: Mapping[str, Any]) -> str:
             raise CannotBlend("DoRA's magnitudes are no linear change of the base")
         if options.get("bias", "none") != "none" or options.get("init_lora_weights", True) not in _PLAIN_STARTS:
             raise CannotBlend("it changes the base's own weights, so that the base is not at scale zero")
-        return "lora_B"
+        return "lora_B", "lora_embedding_B"
     if method == "engram":
         if options.get("kernel_size"):
             raise CannotBlend(
                 "its convolution reads normalised values, which no scale changes (kernel_size: 0 has none)"
             )
-        return ".value_proj."
+        return (".value_proj.",)
     raise CannotBlend(f"the change that {method} makes is not known to be linear in some of its tensors")
 
 
