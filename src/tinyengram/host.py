@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -78,6 +78,11 @@ def forward_arguments(model: Any) -> Mapping[str, inspect.Parameter]:
     while hasattr(model, "get_base_model"):
         model = model.get_base_model()
     return inspect.signature(model.forward).parameters
+
+
+def by_name(names: Iterable[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by name, of a call that may give some by place; a compiler follows it, unlike ``Signature.bind``."""
+    return dict(zip(names, args, strict=False)) | dict(kwargs)
 
 
 def takes_argument(model: Any, name: str) -> bool:
@@ -154,22 +159,21 @@ def bystander_layer() -> type:
 
 
 def length_of(cache: Any, default: int) -> int:
-    """Tokens that a cache holds; ``default`` where none of its layers counts them.
+    """Tokens that a cache holds; ``default`` where none of its layers counts them, or only in a way that is not known.
 
     Since 5.24 the caches of recurrent models (Mamba) are lists of layers too, of which those without keys do not
-    count, and ``get_seq_length`` raises where no layer does.
+    count, and ``get_seq_length`` raises where no layer does. Static caches count in a tensor, on whose value no graph
+    that is being compiled can depend.
     """
-    try:
-        from transformers.cache_utils import LinearAttentionCacheLayerMixin as Recurrent
-    except ImportError:  # Before 5.24.
-        return int(cache.get_seq_length())
-    from transformers.cache_utils import CacheLayerMixin
+    import torch
+    from transformers import cache_utils
 
-    if any(isinstance(layer, Recurrent) for layer in cache.layers) and not any(
-        isinstance(layer, CacheLayerMixin) for layer in cache.layers
-    ):
+    recurrent = getattr(cache_utils, "LinearAttentionCacheLayerMixin", ())
+    counts = any(isinstance(layer, cache_utils.CacheLayerMixin) for layer in cache.layers)
+    if not counts and any(isinstance(layer, recurrent) for layer in cache.layers):
         return default
-    return int(cache.get_seq_length())
+    length = cache.get_seq_length()
+    return default if isinstance(length, torch.Tensor) and torch.compiler.is_compiling() else int(length)
 
 
 def keeps_every_token(cache: Any) -> bool:

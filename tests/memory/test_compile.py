@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import StaticCache
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import CompileConfig, StaticCache
 
-from tests.memory.tiny import logits_of, some_ids, tiny_model, trained_memory
+from tests.memory.tiny import generate, greedy_by_hand, logits_of, some_ids, tiny_model, trained_memory
 from tinyengram import collect_ngrams
 
 IDS = some_ids(2, 20)
@@ -87,6 +88,60 @@ def test_decoding_with_a_static_cache_is_compiled_twice_at_most(memory: str) -> 
     parts += [logits_of(compiled, IDS[:, at : at + 1], cache=cache) for at in range(8, 20)]
     assert len(graphs) <= 2
     torch.testing.assert_close(torch.cat(parts, dim=1), logits_of(model, IDS, use_cache=False), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "memory", [pytest.param("hashed", marks=pytest.mark.slow), pytest.param("exact", marks=pytest.mark.slow), "latched"]
+)
+def test_generation_that_compiles_itself_breaks_no_graph(memory: str) -> None:
+    """As ``generate`` does on an accelerator with a static cache, whose length is a tensor."""
+    model = trained_memory(**MEMORIES[memory])
+    config = CompileConfig(backend="aot_eager", mode=None)
+    config._compile_all_devices = True
+    torch._dynamo.utils.counters.clear()
+    found = generate(model, IDS[:, :8], cache_implementation="static", compile_config=config)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert not torch._dynamo.utils.counters["graph_break"]
+    assert torch.equal(found, greedy_by_hand(model, IDS[:, :8]))
+
+
+@pytest.mark.slow
+def test_a_compiled_beginning_refuses_a_static_cache_that_another_model_filled() -> None:
+    model = trained_memory()
+    compiled = torch.compile(model, backend="aot_eager")
+    fresh, filled = (StaticCache(config=model.config, max_cache_len=32) for _ in range(2))
+    for cache, read in ((fresh, 0), (filled, 8)):
+        cache.early_initialization(2, model.config.num_key_value_heads, 8, torch.float32, torch.device("cpu"))
+        if read:
+            logits_of(tiny_model(), IDS[:, :read], cache=cache)
+    torch.testing.assert_close(
+        logits_of(compiled, IDS[:, :8], cache=fresh), logits_of(model, IDS[:, :8]), atol=1e-4, rtol=1e-4
+    )
+    with pytest.raises(RuntimeError, match="filled without this model"):
+        logits_of(compiled, IDS[:, 8:12], cache=filled)
+
+
+class Searched(TorchDispatchMode):
+    """Notes what sorted tensors are searched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tensors: list[torch.Tensor] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten.searchsorted.Tensor:
+            self.tensors.append(args[0])
+        return function(*args, **(kwargs or {}))
+
+
+def test_known_keys_are_searched_whole() -> None:
+    """A slice of them is searched wrongly by torch before 2.13 where it compiles for a GPU."""
+    model = trained_memory(**MEMORIES["exact"])
+    with Searched() as searched:
+        logits_of(model, IDS)
+    assert [(keys.storage_offset(), keys.untyped_storage().nbytes() // 8) for keys in searched.tensors] == [
+        (0, len(model.base_model.engram_index["default"].ngram_keys))
+    ]
 
 
 def test_a_compiled_exact_memory_is_silent_where_nothing_is_known() -> None:

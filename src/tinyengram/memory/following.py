@@ -45,6 +45,8 @@ def follow(
             f"The key-value cache holds {host.length_of(cache, past)} tokens but the memory saw {past} of them: "
             "it was filled without this model. Read the prompt again with a fresh cache."
         )
+    if cache is not None and past == 0 and torch.compiler.is_compiling():
+        _refuse_filled(cache)
     seen = state if state.first < past else None
     positions, mask = given.get("position_ids"), mask_of(given.get("attention_mask"))
     tokens, texts, timeline = ids, None, None
@@ -65,3 +67,13 @@ def follow(
             behind = length if torch.compiler.is_compiling() else padding_behind(texts)
         state.extend(ids, texts, positions, reach=reach, behind=behind)
     return Reading(tokens=tokens, texts=timeline, length=length, rows_of=rows_of, state=state if kept else None)
+
+
+def _refuse_filled(cache: Any) -> None:
+    """Have a graph that is being compiled stop, as it runs, at a cache that counts tokens in a tensor and has some.
+
+    No graph can depend on the count, so that :func:`tinyengram.host.length_of` cannot tell it there.
+    """
+    length = cache.get_seq_length()
+    if isinstance(length, torch.Tensor):
+        torch._assert_async(length == 0, "The key-value cache was filled without this model: begin with a fresh one.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -91,7 +90,7 @@ class EngramModel(BaseTuner):
                 decoder.register_forward_pre_hook(self._begin_reading, with_kwargs=True),
                 decoder.register_forward_hook(self._end_reading, always_call=True),
             ]
-            self._signature = inspect.signature(decoder.forward)
+            self._argument_names = list(host.forward_arguments(decoder))
             self._n_blocks = len(blocks)
         device = next(blocks.parameters()).device
         self.engram_index[name] = index if device.type == "meta" else index.to(device)
@@ -165,8 +164,7 @@ class EngramModel(BaseTuner):
 
     def _begin_reading(self, decoder: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         """Note what is about to be read."""
-        given = self._signature.bind_partial(*args, **kwargs).arguments
-        given |= given.get("kwargs", {})
+        given = host.by_name(self._argument_names, args, kwargs)
         cache = host.cache_given(given)
         if cache is not None and not host.has_layers(cache):
             if self._is_active():

@@ -230,7 +230,9 @@ def exact_rows(window: torch.Tensor, known: torch.Tensor, keys: torch.Tensor, or
         shorter = found if order in orders else found[..., :-1]
         found = _mixed(torch.cat([shorter, key], dim=-1) if shorter.shape[-1] else key)
     found = found if width in orders else found[..., :-1]
-    candidate = torch.searchsorted(keys[1:], found.contiguous(), right=True)
+    # The last key that is not beyond; -1, the last of all, where each is. Keys are not sliced: torch before 2.13, when
+    # it compiles for a GPU, searches what a slice was cut from (pytorch/pytorch#182343).
+    candidate = torch.searchsorted(keys, found.contiguous(), right=True) - 1
     beyond = torch.tensor([[at >= order for at in range(width)] for order in orders], device=window.device)
     same = (known[candidate] == window.unsqueeze(-2).masked_fill(beyond, -1)).all(-1)
     return torch.where(same, candidate, len(keys))

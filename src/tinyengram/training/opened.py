@@ -7,7 +7,6 @@ with ``opened_by`` among the options of ``lora``; kept in ``adapter_config.json`
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,7 +73,7 @@ class Opener:
         decoder_name, blocks_name = host.find_blocks(model.get_base_model())
         decoder = model.get_base_model().get_submodule(decoder_name)
         self._n_blocks = len(model.get_base_model().get_submodule(blocks_name))
-        self._signature, self._slot = inspect.signature(decoder.forward), ReadingSlot()
+        self._argument_names, self._slot = list(host.forward_arguments(decoder)), ReadingSlot()
         self._openings = as_tensor(rule["after"]) if "after" in rule else None
         self._known: KnownNgrams | None = None
         self._map: torch.Tensor | None = None
@@ -95,8 +94,7 @@ class Opener:
                 factor.register_forward_hook(self._switch)
 
     def _begin(self, decoder: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-        given = self._signature.bind_partial(*args, **kwargs).arguments
-        given |= given.get("kwargs", {})
+        given = host.by_name(self._argument_names, args, kwargs)
         cache, active = host.cache_given(given), not self._layers[0].disable_adapters
         if given.get("input_ids") is None or (cache is not None and not host.has_layers(cache)):
             if active:
