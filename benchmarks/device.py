@@ -180,10 +180,15 @@ class Table:
         limit = LIMITS[figure]
         self.beyond += [f"{figure}: {value:.2f}{unit}, limit {limit:.2f}{unit}" for value in values if value > limit]
         cells = [f"{value:.2f}{unit}" for value in values] + [""] * (len(MEMORIES) - len(values))
-        self.rows.append([figure, *cells, over, f"{limit:.2f}{unit}"])
+        self._row([figure, *cells, over, f"{limit:.2f}{unit}"])
 
     def leave_out(self, figure: str, reason: str) -> None:
-        self.rows.append([figure, *["not measured"] * len(MEMORIES), reason, f"{LIMITS[figure]:.2f}"])
+        self._row([figure, *["not measured"] * len(MEMORIES), reason, f"{LIMITS[figure]:.2f}"])
+
+    def _row(self, cells: list[str]) -> None:
+        """Shown at once: what was measured is known even where a run is stopped."""
+        self.rows.append(cells)
+        print(" | ".join(cells), file=sys.stderr, flush=True)
 
     def __str__(self) -> str:
         return "\n".join(f"| {' | '.join(row)} |" for row in self.rows)
