@@ -158,13 +158,12 @@ def row_indices(device: torch.device) -> Callable[[], object]:
     """Rows of 8 x 1024 tokens in two layers, 3 orders of 8 heads."""
     window = torch.randint(0, 40_000, (8, 1024, 4), device=device)
     sizes = head_sizes([1, 2], [500, 100, 100], 8)
-    layers = [
-        (hash_multipliers(layer, 4, 40_000, 0).to(device), torch.tensor(sizes[layer], device=device))
-        for layer in (1, 2)
-    ]
+    multipliers = torch.stack([hash_multipliers(layer, 4, 40_000, 0) for layer in sizes]).to(device)
+    primes = torch.tensor(list(sizes.values()), device=device)
+    largest = int(primes.max())
 
     def call() -> object:
-        return [hashed_rows(window, multipliers, primes) for multipliers, primes in layers]
+        return hashed_rows(window, multipliers, primes, largest)
 
     return call
 
