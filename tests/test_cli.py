@@ -203,6 +203,24 @@ def test_killed_and_started_again_it_ends_with_the_same_numbers(
     assert numbers(out) == numbers(finished)
 
 
+@pytest.mark.slow
+def test_what_was_measured_outlives_the_weights(finished: Path, cache: Path, tmp_path: Path) -> None:
+    out = tmp_path / "light"
+    shutil.copytree(finished, out)
+    for checkpoint in [*out.glob("jobs/*/checkpoint-*"), *out.glob("jobs/*/between-*")]:
+        for weights in checkpoint.glob("*.safetensors") if checkpoint.is_dir() else ():
+            weights.unlink()
+    (out / "results.json").unlink()
+    assert tinyengram("compare", "smoke", "--out", out, cache=cache).returncode == 0
+    assert numbers(out) == numbers(finished)
+    row = next(
+        row for row in Results.model_validate_json((out / "results.json").read_text()).measurements if row.seed == 0
+    )
+    (out / row.retention["plain"].scores_file).unlink()
+    run = tinyengram("compare", "smoke", "--out", out, cache=cache)
+    assert (run.returncode, "were deleted" in run.stderr, "Traceback" in run.stderr) == (2, True, False), run.stderr
+
+
 def test_two_processes_run_one_study(cache: Path, tmp_path: Path) -> None:
     """As `torchrun` starts them: both train, the first alone writes and scores, and twice the batch is read a step."""
     out = tmp_path / "run"

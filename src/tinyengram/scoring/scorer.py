@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
-from tinyengram.files import read_model, sha256_of, write_atomically
+from tinyengram.files import read_model, write_atomically
 from tinyengram.hardware import device
 from tinyengram.progress import Clock, Event, ScoreEvent
 from tinyengram.scoring.asked import (
@@ -27,6 +27,7 @@ from tinyengram.scoring.asked import (
     keep_asked,
     truthful_questions,
 )
+from tinyengram.scoring.checkpoints import gone, is_adapter, known_as
 from tinyengram.scoring.probes import CallsProbe, Probes, PromptName, Questions
 from tinyengram.sources import load_model
 from tinyengram.training.job import BaseSpec, load_fresh
@@ -231,7 +232,7 @@ class Scorer:
     def _kept(self, probe: _Asking[T], label: str, checkpoint: Path | None) -> tuple[T, str]:
         """The scores and their file relative to the run folder; they are only measured when there is none."""
         key = hashlib.sha256(json.dumps(probe.content).encode()).hexdigest()[:16]
-        adapter = "base" if checkpoint is None else _key(checkpoint)
+        adapter = "base" if checkpoint is None else known_as(checkpoint, self._out)
         file = self._out / "scores" / f"{probe.kind}-{key}-{adapter}.json"
         relative = file.relative_to(self._out).as_posix()
         asked = self._out / asked_file(relative)
@@ -278,6 +279,8 @@ class Scorer:
 
         if checkpoint is None:
             return load_fresh(self._base).model
+        if not any(checkpoint.glob("*.safetensors")):
+            raise gone(checkpoint, "not everything that is asked was measured of it")
         if is_adapter(checkpoint):
             return load_adapter(load_fresh(self._base).model, checkpoint)
         whole = load_model(str(checkpoint), dtype=self._base.dtype, trust_remote_code=self._base.trust_remote_code)
@@ -310,20 +313,3 @@ class Scorer:
             return len("\n".join([system, *(json.dumps(tool, ensure_ascii=False) for tool in tools)]))
 
         return min(offering, key=characters)
-
-
-def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds a PEFT adapter rather than a whole model."""
-    return (folder / "adapter_config.json").is_file()
-
-
-def _key(checkpoint: Path) -> str:
-    """Identifies a model by what its files hold, in whatever order PEFT wrote its lists of modules."""
-    config = "adapter_config.json" if is_adapter(checkpoint) else "config.json"
-    said = json.loads((checkpoint / config).read_text())
-    options = {name: sorted(value, key=str) if isinstance(value, list) else value for name, value in said.items()}
-    if is_adapter(checkpoint):
-        weights: object = sha256_of(checkpoint / "adapter_model.safetensors")
-    else:
-        weights = [sha256_of(file) for file in sorted(checkpoint.glob("*.safetensors"))]
-    return hashlib.sha256(json.dumps([weights, options], sort_keys=True).encode()).hexdigest()[:16]

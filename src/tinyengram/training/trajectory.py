@@ -121,7 +121,7 @@ def drop_unfinished_checkpoints(folder: Path, trajectory: Trajectory) -> None:
     """Remove checkpoints that the trajectory does not name: their writing was cut off."""
     whole = {point.checkpoint for point in trajectory.points}
     for path in folder.glob("checkpoint-*"):
-        if path.name not in whole:
+        if path.is_dir() and path.name not in whole:
             shutil.rmtree(path)
 
 
