@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,11 +46,15 @@ Event = PhaseEvent | ScoreEvent | StepEvent
 
 
 class Clock:
-    """Wall time by phase, added up over all calls that worked on a run."""
+    """Wall time by phase, added up over all calls that worked on a run.
 
-    def __init__(self, file: Path) -> None:
+    Args:
+        file: Keeps it; None: nothing is kept.
+    """
+
+    def __init__(self, file: Path | None) -> None:
         self._file = file
-        self.seconds = _read(file)
+        self.seconds = {} if file is None else _read(file)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -58,7 +62,13 @@ class Clock:
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - begun
+            self.add({name: time.monotonic() - begun})
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Time that passed, by phase: here, or in another process."""
+        for name, more in seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + more
+        if self._file is not None:
             write_atomically(self._file, json.dumps(self.seconds, indent=2))
 
 

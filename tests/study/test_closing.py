@@ -179,7 +179,9 @@ def test_losses_that_jump_are_given_up_and_nothing_is_kept(tmp_path: Path) -> No
     assert f"{closing._MOST_TRIES} mixtures" in why
     assert not found.close
     assert found.apart == pytest.approx(-0.1)
-    assert not list((tmp_path / "jobs" / "j").glob("*between*"))
+    assert [file.is_file() for file in (tmp_path / "jobs" / "j").glob("*between*")] == [True], "no adapter, but a note"
+    again = Closer(BASE, lambda model: pytest.fail("looked again"), tmp_path, Clock(None), lambda event: None)
+    assert again.closer(pair_at(run, 2, level), run) == (found, why)
 
 
 def test_a_close_pair_is_left_as_it_is(tmp_path: Path) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from concurrent.futures import Executor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tinyengram.cli.exits import interruptible
+from tinyengram.errors import TinyEngramError
 
 
 def compare(
@@ -18,6 +21,13 @@ def compare(
     ] = "quick",
     out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/<name of the study>.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes of this machine that train and ask side by side.")] = 1,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Do the work on a Ray cluster: host:port, or auto.")
+    ] = None,
+    cpus: Annotated[float, typer.Option(min=0, help="CPUs that each job asks Ray for.")] = 1,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs that each job asks Ray for; 0.5: two share one.")] = 0,
+    memory: Annotated[float, typer.Option(min=0, help="GiB of memory that each job asks Ray for.")] = 4,
 ) -> None:
     """Train every arm of a study, compare them at matched eval loss and write a report.
 
@@ -32,16 +42,29 @@ def compare(
     plan = load_study(study)
     folder = out or Path("runs") / plan.name
     prepare_process()
-    from tinyengram.hardware import leave_process_group
+    from tinyengram.hardware import leave_process_group, processes
     from tinyengram.report.table import terminal_tables
+    from tinyengram.study.executors import Needs, Processes, on_ray
     from tinyengram.study.run import help_training, run_study
 
+    if (workers > 1 or ray is not None) and processes() > 1:
+        raise TinyEngramError(
+            "torchrun trains each arm on several processes, --workers and --ray train several arms side by side. Give "
+            "one of them."
+        )
     if int(os.environ.get("RANK", "0")):  # Set by `torchrun` and `accelerate launch`.
         help_training(plan, folder)
         leave_process_group()
         return
-    with interruptible("Interrupted. Run the same command to continue."), Live(console) as live:
-        results = run_study(plan, folder, live.show)
+    side_by_side: Executor | None = Processes(workers) if workers > 1 else None
+    if ray is not None:
+        side_by_side = on_ray(ray, Needs(cpus, gpus, memory))
+    with (
+        interruptible("Interrupted. Run the same command to continue."),
+        Live(console) as live,
+        side_by_side or nullcontext() as executor,
+    ):
+        results = run_study(plan, folder, live.show, executor)
     leave_process_group()
     if as_json:
         print(results.model_dump_json())

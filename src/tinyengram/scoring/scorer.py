@@ -138,6 +138,18 @@ class Scorer:
             panel.calls = kept(self._calls(self._probes.calls))
         return panel
 
+    def knows(self, checkpoint: Path | None, *, whole: bool = True) -> bool:
+        """Whether everything that :meth:`panel` would say of a checkpoint was measured before."""
+        prompts, asked_of = self._probes.truthfulqa.prompts, self._questions
+        askings: list[_Asking[Any]] = [self._truthfulqa(name) for name in prompts]
+        if self._probes.drift is not None and asked_of.texts is not None:
+            askings.append(self._drift(self._probes.drift.max_tokens, asked_of.texts.texts, checkpoint))
+        if whole:
+            askings += [self._choices(one_set, name) for one_set in asked_of.choice_sets for name in prompts]
+        if whole and self._probes.calls is not None:
+            askings.append(self._calls(self._probes.calls))
+        return all(self._file(probe, checkpoint).exists() for probe in askings)
+
     def _truthfulqa(self, name: PromptName) -> _Asking[TruthfulQAScores]:
         from tinyengram.scoring import truthfulqa
         from tinyengram.scoring.choices import tokens_read
@@ -231,9 +243,7 @@ class Scorer:
 
     def _kept(self, probe: _Asking[T], label: str, checkpoint: Path | None) -> tuple[T, str]:
         """The scores and their file relative to the run folder; they are only measured when there is none."""
-        key = hashlib.sha256(json.dumps(probe.content).encode()).hexdigest()[:16]
-        adapter = "base" if checkpoint is None else known_as(checkpoint, self._out)
-        file = self._out / "scores" / f"{probe.kind}-{key}-{adapter}.json"
+        file = self._file(probe, checkpoint)
         relative = file.relative_to(self._out).as_posix()
         asked = self._out / asked_file(relative)
         if not asked.exists():  # Also beside the scores of a version that did not keep it.
@@ -255,6 +265,12 @@ class Scorer:
                 scores = probe.score(self.model(checkpoint), tell)
             write_atomically(file, scores.model_dump_json(indent=1))
         return read_model(probe.schema, file, "Delete it: it is measured anew then."), relative
+
+    def _file(self, probe: _Asking[Any], checkpoint: Path | None) -> Path:
+        """Where the scores are kept."""
+        key = hashlib.sha256(json.dumps(probe.content).encode()).hexdigest()[:16]
+        adapter = "base" if checkpoint is None else known_as(checkpoint, self._out)
+        return self._out / "scores" / f"{probe.kind}-{key}-{adapter}.json"
 
     def _is_the_base(self, probe: _Asking[Any], checkpoint: Path) -> bool:
         """Whether a checkpoint is the base to the bit on all that is read: a memory whose latch nothing opens."""

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from tinyengram.files import read_model
+from tinyengram.files import read_model, write_atomically
 from tinyengram.progress import Clock, Event, PhaseEvent
 from tinyengram.study.matching import MatchedPair, eval_loss, is_close
 from tinyengram.study.scaling import LossesOf, mixed_point
@@ -59,13 +59,16 @@ class Closer:
         if not eval_loss(above, run.loss_on) > pair.level:
             return pair, "the stop before it has no higher loss to begin from"
         folder = self._out / "jobs" / run.job / f"between-{above.step}-{pair.other.step}-at-{pair.level:.8g}"
-        if not folder.exists():
+        fruitless = folder.with_name(f"{folder.name}.none")  # Not looked for again.
+        if not folder.exists() and not fruitless.exists():
             self._on_event(PhaseEvent(f"Looking between steps {above.step} and {pair.other.step} of {run.arm}"))
             try:
                 with self._clock.phase("match"):
                     self._look(pair, above, run, folder)
             except CannotBlend as refusal:
                 return pair, str(refusal)
+            if not folder.exists():
+                write_atomically(fruitless, "")
         if not folder.exists():
             return pair, f"{_MOST_TRIES} mixtures of the stops around it came no nearer"
         point = read_model(TrajectoryPoint, folder / _POINT, f"Delete {folder}: it is looked for anew then.")

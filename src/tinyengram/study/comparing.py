@@ -2,19 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tinyengram.scoring.probes import PromptName
 from tinyengram.scoring.scorer import Panel, Scorer
 from tinyengram.study.closing import Closer
 from tinyengram.study.frontier import curve_weights
-from tinyengram.study.matching import eval_loss, match, trained
+from tinyengram.study.matching import MatchedPair, eval_loss, match, trained
 from tinyengram.study.measuring import Differences, measurement
 from tinyengram.study.plan import Study
 from tinyengram.study.results import Comparison, Measurement, Role
 from tinyengram.study.statistics import paired_difference
 from tinyengram.training.trajectory import Trajectory, TrajectoryPoint
+
+
+@dataclass(frozen=True)
+class Matched:
+    """An arm and the reference in one seed.
+
+    Attributes:
+        arm, seed: Which.
+        pairs: At each level, the deepest first; none where the arm reaches no checkpoint of the reference.
+        why_apart: Why the losses of the deepest pair are not close; empty where they are.
+    """
+
+    arm: str
+    seed: int
+    pairs: list[MatchedPair]
+    why_apart: str
+
+
+def match_all(study: Study, of: Mapping[tuple[str, int], Trajectory], closer: Closer) -> list[Matched]:
+    """Match every arm to the reference, seed by seed; ``of`` holds the runs by arm and seed."""
+    found = []
+    for name in study.arms:
+        for seed in study.seeds if name != study.reference else ():
+            pairs, why = match(of[study.reference, seed], of[name, seed], study.levels), ""
+            if pairs:
+                pairs[0], why = closer.closer(pairs[0], of[name, seed])
+            found.append(Matched(name, seed, pairs, why))
+    return found
+
+
+def checkpoints_asked(
+    study: Study, of: Mapping[tuple[str, int], Trajectory], matched: Sequence[Matched]
+) -> dict[tuple[str, int, str], bool]:
+    """Of which checkpoints, by arm, seed and name, everything is asked (True), and of which what a curve needs."""
+    asked: dict[tuple[str, int, str], bool] = {}
+    for one in matched:
+        for depth, pair in enumerate(one.pairs):
+            for arm, point in ((study.reference, pair.reference), (one.arm, pair.other)):
+                key = arm, one.seed, str(point.checkpoint)
+                asked[key] = asked.get(key, False) or not depth
+    for seed in study.seeds:
+        asked[study.reference, seed, str(trained(of[study.reference, seed].points)[-1].checkpoint)] = True
+    return asked
 
 
 def compare(
@@ -38,40 +82,33 @@ def compare(
         return panel
 
     comparisons = []
+    matched = match_all(study, of, closer)
     for name in study.arms:
         if name == study.reference:
             continue
-        pairs, curves, missed = [], [], []
-        gaps: dict[int, float] = {}
-        why_apart: dict[int, str] = {}
-        for seed in study.seeds:
-            matched = match(of[study.reference, seed], of[name, seed], study.levels)
-            if not matched:
-                missed.append(seed)
-                continue
-            matched[0], why = closer.closer(matched[0], of[name, seed])
-            gaps[seed] = matched[0].apart
-            if why:
-                why_apart[seed] = why
+        pairs, curves = [], []
+        of_arm = {one.seed: one for one in matched if one.arm == name}
+        reached = {seed: one.pairs for seed, one in of_arm.items() if one.pairs}
+        for seed, levels in reached.items():
             before, after = Curve(start, base, study.loss_on), Curve(start, base, study.loss_on)
-            for depth, pair in enumerate(matched):
+            for depth, pair in enumerate(levels):
                 theirs = measure(study.reference, seed, pair.reference, "level" if depth else "matched reference", name)
                 ours = measure(name, seed, pair.other, "level" if depth else "matched")
                 before.add(pair.reference, theirs)
                 after.add(pair.other, ours)
                 if not depth:
                     pairs.append((theirs, ours))
-            curves.append((before, after, matched[0].level))
+            curves.append((before, after, levels[0].level))
         together = study.judged_together(name)
         differences = Differences(pairs, together)
         comparisons.append(
             Comparison(
                 arm=name,
                 reference=study.reference,
-                reached=[seed for seed in study.seeds if seed not in missed],
-                missed=missed,
-                apart=gaps,
-                why_apart=why_apart,
+                reached=list(reached),
+                missed=[seed for seed in study.seeds if seed not in reached],
+                apart={seed: levels[0].apart for seed, levels in reached.items()},
+                why_apart={seed: one.why_apart for seed, one in of_arm.items() if one.why_apart},
                 mc1=differences.truthfulqa("mc1"),
                 mc2=differences.truthfulqa("mc2"),
                 shift=differences.shift(base),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tinyengram.files import write_atomically
 from tinyengram.progress import Clock, Event, PhaseEvent
-from tinyengram.study.matching import late_train_loss
+from tinyengram.study.matching import best_of
 from tinyengram.study.material import Material
 from tinyengram.study.plan import Study, StudyError
 from tinyengram.study.rehearsal import rehearse
@@ -125,7 +125,7 @@ def train_study(
             continue
         tried = [run(name, study.seeds[0], rate) for rate in arm.rates]
         if tried:
-            best = min(tried, key=late_train_loss)
+            best = best_of(tried)
             chosen[name] = best.learning_rate
             taken[name, study.seeds[0]] = best
             trials += [trial for trial in tried if trial is not best]

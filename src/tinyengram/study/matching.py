@@ -72,6 +72,11 @@ def late_train_loss(trajectory: Trajectory) -> float:
     return fmean(late) if sound else math.inf
 
 
+def best_of(tried: Sequence[Trajectory]) -> Trajectory:
+    """The run whose learning rate is taken for every seed, of one seed's runs with several."""
+    return min(tried, key=late_train_loss)
+
+
 def match(reference: Trajectory, other: Trajectory, levels: int = 1) -> list[MatchedPair]:
     """Match ``other`` to ``reference`` at levels of loss that both reach, the deepest first.
 

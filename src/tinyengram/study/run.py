@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor
 from pathlib import Path
 
 import yaml
@@ -22,6 +23,7 @@ from tinyengram.scoring.scorer import Scorer
 from tinyengram.study.checks import check_arms, check_folder
 from tinyengram.study.closing import Closer
 from tinyengram.study.comparing import compare
+from tinyengram.study.crew import Crew
 from tinyengram.study.finding import describe_finding
 from tinyengram.study.jobs import check_inputs, rehearse_what_is_missing, train_study
 from tinyengram.study.material import data_in_words, prepare
@@ -34,13 +36,17 @@ _WORTH_SAYING = 30
 """Seconds of asking from which on it is said beforehand how long it will take."""
 
 
-def run_study(study: Study, out: Path, on_event: Callable[[Event], None] = lambda event: None) -> Results:
+def run_study(
+    study: Study, out: Path, on_event: Callable[[Event], None] = lambda event: None, executor: Executor | None = None
+) -> Results:
     """Run a study in a folder, or finish what an earlier call began there.
 
     Args:
         study: What to run.
         out: Run folder; created if need be.
         on_event: Told how the run is doing.
+        executor: Does the work side by side (:mod:`tinyengram.study.executors`); None: it is done here, one thing after
+            the other.
 
     Returns:
         What is also written to ``results.json``; ``report.html`` lies beside it.
@@ -53,10 +59,10 @@ def run_study(study: Study, out: Path, on_event: Callable[[Event], None] = lambd
     """
     check_folder(study, out)
     with only_process_in(out):
-        return _run(study, out, on_event)
+        return _run(study, out, on_event, executor)
 
 
-def _run(study: Study, out: Path, on_event: Callable[[Event], None]) -> Results:
+def _run(study: Study, out: Path, on_event: Callable[[Event], None], executor: Executor | None) -> Results:
     from tinyengram.report.page import render_page
     from tinyengram.report.runs import Run
 
@@ -75,6 +81,8 @@ def _run(study: Study, out: Path, on_event: Callable[[Event], None]) -> Results:
     write_atomically(out / "provenance.json", provenance.model_dump_json(indent=2))
     rehearse_what_is_missing(study, material, out, clock, on_event)
     scorer = Scorer(study.base, study.probes, material.questions, out, clock, on_event)
+    if executor is not None:
+        Crew(study, material, out, executor, clock, on_event).work_ahead(scorer)
     if processes() == 1:  # Of several, the others would wait for it and give up.
         _tell_how_long(study, scorer, on_event)
     trajectories, trials = train_study(study, material, out, clock, on_event)

@@ -1,0 +1,163 @@
+"""The work of a study done side by side, before the study is put together from what is in its run folder.
+
+What a study comes to is decided by :mod:`tinyengram.study.run` alone, which takes what it finds. A crew only does the
+work beforehand, wherever and in whatever order; what is lost with a worker is done again, and what nobody did the study
+does itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Executor, as_completed
+from pathlib import Path
+
+from tinyengram.errors import TinyEngramError
+from tinyengram.progress import Clock, Event, PhaseEvent
+from tinyengram.scoring.scorer import Scorer
+from tinyengram.study.closing import Closer
+from tinyengram.study.comparing import checkpoints_asked, match_all
+from tinyengram.study.jobs import Jobs
+from tinyengram.study.matching import best_of, match
+from tinyengram.study.material import Material
+from tinyengram.study.plan import Study
+from tinyengram.study.scaling import losses_of_stops
+from tinyengram.study.tasks import Ask, Close, Scale, Task, Train, carry_out, order
+from tinyengram.training.run import result_of
+from tinyengram.training.trajectory import Trajectory
+
+_MOST_LOSSES = 3
+
+
+class Crew:
+    """Does the work of a study beforehand.
+
+    Args:
+        study: The plan.
+        material: What its base and data came to.
+        out: Run folder.
+        executor: Runs the tasks.
+        clock: Adds up the time of all workers.
+        on_event: Told what was done.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        material: Material,
+        out: Path,
+        executor: Executor,
+        clock: Clock,
+        on_event: Callable[[Event], None],
+    ) -> None:
+        self._study, self._material, self._out = study, material, out
+        self._executor, self._clock, self._on_event = executor, clock, on_event
+        self._jobs = Jobs(study, material)
+
+    def work_ahead(self, scorer: Scorer) -> None:
+        """Train, match and ask whatever is not there yet.
+
+        Args:
+            scorer: Of the study; says what was asked before.
+
+        Raises:
+            TinyEngramError: A task cannot be done; the others that were begun are finished first.
+        """
+        study = self._study
+        trained = [name for name, arm in study.arms.items() if arm.wise_ft is None]
+        first = [
+            Train(name, study.seeds[0], rate) for name in trained for rate in (*study.arms[name].rates,) or (None,)
+        ]
+        later = [Train(name, seed, None) for name in trained for seed in study.seeds[1:] if not study.arms[name].rates]
+        self._do([*self._unasked(scorer, {None: ("base", True)}), *self._untrained([*first, *later])])
+        chosen = {name: self._chosen(name) for name in trained}
+        self._do(self._untrained(Train(name, seed, chosen[name]) for seed in study.seeds for name in trained))
+        runs = {
+            (name, seed): run
+            for name in trained
+            for seed in study.seeds
+            if (run := self._result(Train(name, seed, chosen[name]))) is not None
+        }
+        if len(runs) < len(trained) * len(study.seeds) or any(run.broke_down_at is not None for run in runs.values()):
+            return  # The study says what is wrong with them.
+        wise = {name: arm.wise_ft.of for name, arm in study.arms.items() if arm.wise_ft is not None}
+        self._do([Scale(name, runs[of, seed]) for name, of in wise.items() for seed in study.seeds])
+        for name in wise:
+            runs |= {(name, seed): self._scaled(name, runs[wise[name], seed]) for seed in study.seeds}
+        self._do(self._far_apart(runs))
+        closer = Closer(study.base, losses_of_stops(study, self._material), self._out, self._clock, self._on_event)
+        asked = checkpoints_asked(study, runs, match_all(study, runs, closer))
+        self._do(
+            self._unasked(
+                scorer,
+                {
+                    f"jobs/{runs[arm, seed].job}/{checkpoint}": (f"{arm}, seed {seed}, {checkpoint}", whole)
+                    for (arm, seed, checkpoint), whole in asked.items()
+                },
+            )
+        )
+
+    def _result(self, task: Train) -> Trajectory | None:
+        return result_of(self._jobs.job(task.arm, task.seed, task.rate), self._out, task.arm)
+
+    def _chosen(self, arm: str) -> float | None:
+        """The learning rate of an arm that tries several; None of one that does not."""
+        rates = self._study.arms[arm].rates
+        found = [self._result(Train(arm, self._study.seeds[0], rate)) for rate in rates]
+        return best_of([run for run in found if run is not None]).learning_rate if rates else None
+
+    def _scaled(self, arm: str, source: Trajectory) -> Trajectory:
+        from tinyengram.study.scaling import scaled_run
+
+        wise = self._study.arms[arm].wise_ft
+        assert wise is not None
+        return scaled_run(arm, source, wise.scales, self._study, self._material, self._out)
+
+    def _untrained(self, tasks: Iterable[Train]) -> list[Train]:
+        return [task for task in tasks if self._result(task) is None]
+
+    def _far_apart(self, runs: dict[tuple[str, int], Trajectory]) -> list[Close]:
+        study = self._study
+        pairs = [
+            (match(runs[study.reference, seed], runs[name, seed], study.levels), runs[name, seed])
+            for name in study.arms
+            for seed in study.seeds
+            if name != study.reference
+        ]
+        return [Close(matched[0], run) for matched, run in pairs if matched and not matched[0].close]
+
+    def _unasked(self, scorer: Scorer, checkpoints: dict[str | None, tuple[str, bool]]) -> list[Ask]:
+        return [
+            Ask(label, checkpoint, whole)
+            for checkpoint, (label, whole) in checkpoints.items()
+            if not scorer.knows(None if checkpoint is None else self._out / checkpoint, whole=whole)
+        ]
+
+    def _do(self, tasks: Sequence[Task]) -> None:
+        """Do tasks side by side; those that were lost with a worker are done again."""
+        left, lost = list(tasks), 0
+        while left:
+            try:
+                for task, seconds in self._side_by_side(left):
+                    left.remove(task)
+                    self._clock.add(seconds)
+                    self._on_event(PhaseEvent(f"{task} ({len(tasks) - len(left)} of {len(tasks)})"))
+            except BrokenExecutor as error:
+                lost += 1
+                if lost > _MOST_LOSSES:
+                    raise TinyEngramError(
+                        f"Workers were lost {lost} times ({error}), with {len(left)} of {len(tasks)} tasks left: for "
+                        "want of memory, most likely. Give fewer workers; the same command continues."
+                    ) from error
+                self._on_event(
+                    PhaseEvent(f"A worker was lost ({error}). {len(left)} tasks that it left are done again.")
+                )
+
+    def _side_by_side(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, dict[str, float]]]:
+        """Each task as it is done, with the seconds that it took by phase."""
+        futures = {self._executor.submit(carry_out, order(self._study, self._out, task)): task for task in tasks}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            for future in futures:
+                future.cancel()

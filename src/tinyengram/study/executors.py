@@ -1,0 +1,174 @@
+"""Where the tasks of a study run: in processes of this machine, or on a Ray cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Any
+
+from tinyengram.errors import TinyEngramError
+
+_SECONDS_TO_ANSWER = 5
+
+
+class Processes(Executor):
+    """Processes of this machine, which share its cores and, one after the other, its accelerators.
+
+    When one of them is killed all of its siblings end (``BrokenExecutor``), and the next task begins with new ones.
+
+    Args:
+        workers: How many.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._pool: ProcessPoolExecutor | None = None
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        if self._pool is not None:
+            try:
+                return self._pool.submit(function, *args, **kwargs)
+            except BrokenExecutor:
+                self._pool = None
+        self._pool = self._new()
+        return self._pool.submit(function, *args, **kwargs)
+
+    def _new(self) -> ProcessPoolExecutor:
+        context = get_context("spawn")  # A forked process cannot use CUDA.
+        numbers = context.Queue()
+        for number in range(self._workers):
+            numbers.put(number)
+        return ProcessPoolExecutor(self._workers, context, initializer=_begin, initargs=(numbers, self._workers))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait, cancel_futures=cancel_futures)
+        self._pool = None
+
+
+def _begin(numbers: Any, workers: int) -> None:
+    """Take this process's share of the machine."""
+    number = numbers.get()
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    import torch
+
+    devices = visible or [str(index) for index in range(torch.cuda.device_count())]
+    if len(devices) > 1:  # Read when CUDA is first used, which counting is not.
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
+    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+    _quiet()
+
+
+def _quiet() -> None:
+    from tinyengram.cli.progress import prepare_process
+
+    prepare_process()
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What each task asks a Ray cluster for.
+
+    Attributes:
+        cpus, gpus: Of one node; parts of one are possible.
+        memory_gib: Of that node.
+    """
+
+    cpus: float
+    gpus: float
+    memory_gib: float
+
+
+def on_ray(address: str, needs: Needs) -> Executor:
+    """Tasks on a Ray cluster; one that is lost with its worker or node is run again by Ray.
+
+    Args:
+        address: ``host:port``, or ``auto`` for the cluster that this machine belongs to.
+        needs: What each task asks for.
+
+    Raises:
+        TinyEngramError: Ray is not installed, no cluster answers, or no node has what a task asks for.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise TinyEngramError("--ray needs Ray: pip install 'tinyengram[ray]'.") from error
+    _refuse_silent(address)
+    try:
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, ignore_reinit_error=True)
+    except ConnectionError as error:
+        raise _no_cluster(address, " ".join(str(error).split())[:200]) from error
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    asked = {"CPU": needs.cpus, "GPU": needs.gpus, "memory": needs.memory_gib * 2**30}
+    if not any(all(node.get(name, 0) >= amount for name, amount in asked.items()) for node in nodes):
+        most = ", ".join(
+            f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs, {node.get('memory', 0) / 2**30:.1f} GiB"
+            for node in nodes
+        )
+        ray.shutdown()
+        raise TinyEngramError(
+            f"No node of the cluster at {address} has what each job asks for: {needs.cpus:g} CPUs, {needs.gpus:g} "
+            f"GPUs, {needs.memory_gib:.1f} GiB (--cpus, --gpus, --memory). There are: {most}. Ask for less, or add a node."
+        )
+    return RayExecutor(needs)
+
+
+def _refuse_silent(address: str) -> None:
+    """Refuse at once an address where nothing listens: Ray itself tries for a minute."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address in ("auto", "local"):
+        return
+    if not host or not port.isdigit():
+        raise TinyEngramError(f"--ray {address!r} is no address. Give host:port, such as 10.0.0.1:6379, or auto.")
+    try:
+        socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, str(error)) from error
+
+
+def _no_cluster(address: str, reason: str) -> TinyEngramError:
+    return TinyEngramError(
+        f"No Ray cluster answers at {address} ({reason}). Begin one with `ray start --head --port=6379` and give its "
+        "host:port."
+    )
+
+
+class RayExecutor(Executor):
+    """Ray's tasks as futures of Python; ``ray.init`` was called before."""
+
+    def __init__(self, needs: Needs) -> None:
+        self._needs = needs
+        self._refs: list[Any] = []
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        import ray
+
+        remote: Any = ray.remote(
+            num_cpus=self._needs.cpus,
+            num_gpus=self._needs.gpus,
+            memory=int(self._needs.memory_gib * 2**30),
+            max_retries=-1,
+        )
+        ref = remote(_on_a_node).remote(function, *args, **kwargs)
+        self._refs.append(ref)
+        future: Future[Any] = ref.future()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Cancel what waits, and leave the cluster."""
+        import ray
+
+        if cancel_futures:
+            for ref in self._refs:
+                ray.cancel(ref, force=False)
+        ray.shutdown()
+
+
+def _on_a_node(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    _quiet()
+    return function(*args, **kwargs)
