@@ -53,28 +53,43 @@ class Closer:
 
         if pair.close:
             return pair, ""
-        stops = run.points
-        # Not by its step, which stops that are scales of one adapter may share.
-        above = stops[stops.index(pair.other) - 1]
-        if not eval_loss(above, run.loss_on) > pair.level:
+        above, folder = self._above(pair, run), self._folder(pair, run)
+        if above is None or folder is None:
             return pair, "the stop before it has no higher loss to begin from"
-        folder = self._out / "jobs" / run.job / f"between-{above.step}-{pair.other.step}-at-{pair.level:.8g}"
-        fruitless = folder.with_name(f"{folder.name}.none")  # Not looked for again.
-        if not folder.exists() and not fruitless.exists():
-            self._on_event(PhaseEvent(f"Looking between steps {above.step} and {pair.other.step} of {run.arm}"))
+        in_vain = folder.with_name(f"{folder.name}.none")  # Says why, so that it is not looked for again.
+        if not self.settled(pair, run):
+            why = f"{_MOST_TRIES} mixtures of the stops around it came no nearer"
             try:
                 with self._clock.phase("match"):
                     self._look(pair, above, run, folder)
             except CannotBlend as refusal:
-                return pair, str(refusal)
+                why = str(refusal)
             if not folder.exists():
-                write_atomically(fruitless, "")
+                write_atomically(in_vain, why)
         if not folder.exists():
-            return pair, f"{_MOST_TRIES} mixtures of the stops around it came no nearer"
+            return pair, in_vain.read_text(encoding="utf-8")
         point = read_model(TrajectoryPoint, folder / _POINT, f"Delete {folder}: it is looked for anew then.")
         return MatchedPair(
             level=pair.level, reference=pair.reference, other=point, loss=eval_loss(point, run.loss_on)
         ), ""
+
+    def settled(self, pair: MatchedPair, run: Trajectory) -> bool:
+        """Whether there is nothing to look for: the pair is close, or it is known what can be had."""
+        folder = self._folder(pair, run)
+        return folder is None or folder.exists() or folder.with_name(f"{folder.name}.none").exists()
+
+    def _above(self, pair: MatchedPair, run: Trajectory) -> TrajectoryPoint | None:
+        """The stop before the pair's; None where its loss is no higher than the level."""
+        # Not by its step, which stops that are scales of one adapter may share.
+        above = run.points[run.points.index(pair.other) - 1]
+        return above if eval_loss(above, run.loss_on) > pair.level else None
+
+    def _folder(self, pair: MatchedPair, run: Trajectory) -> Path | None:
+        """Where an adapter between the stops is kept; None where none is looked for."""
+        above = None if pair.close else self._above(pair, run)
+        if above is None:
+            return None
+        return self._out / "jobs" / run.job / f"between-{above.step}-{pair.other.step}-at-{pair.level:.8g}"
 
     def _look(self, pair: MatchedPair, above: TrajectoryPoint, run: Trajectory, folder: Path) -> None:
         """Halve the way between the stops until a loss is close; keep the adapter, if there is one."""
@@ -84,6 +99,7 @@ class Closer:
         start, end = (None if one.checkpoint is None else folder.parent / one.checkpoint for one in (above, below))
         assert end is not None
         line = Blend(self._base, start, end)
+        self._on_event(PhaseEvent(f"Looking between steps {above.step} and {below.step} of {run.arm}"))
         low, high = 0.0, 1.0
         for _ in range(_MOST_TRIES):
             share = (low + high) / 2

@@ -17,10 +17,10 @@ from tinyengram.scoring.scorer import Scorer
 from tinyengram.study.closing import Closer
 from tinyengram.study.comparing import checkpoints_asked, match_all
 from tinyengram.study.jobs import Jobs
-from tinyengram.study.matching import best_of, match
+from tinyengram.study.matching import MatchedPair, best_of, match
 from tinyengram.study.material import Material
 from tinyengram.study.plan import Study
-from tinyengram.study.scaling import losses_of_stops
+from tinyengram.study.scaling import is_scaled, losses_of_stops, scaled_run
 from tinyengram.study.tasks import Ask, Close, Scale, Task, Train, carry_out, order
 from tinyengram.training.run import result_of
 from tinyengram.training.trajectory import Trajectory
@@ -79,12 +79,20 @@ class Crew:
         }
         if len(runs) < len(trained) * len(study.seeds) or any(run.broke_down_at is not None for run in runs.values()):
             return  # The study says what is wrong with them.
-        wise = {name: arm.wise_ft.of for name, arm in study.arms.items() if arm.wise_ft is not None}
-        self._do([Scale(name, runs[of, seed]) for name, of in wise.items() for seed in study.seeds])
-        for name in wise:
-            runs |= {(name, seed): self._scaled(name, runs[wise[name], seed]) for seed in study.seeds}
-        self._do(self._far_apart(runs))
+        wise = {name: arm.wise_ft for name, arm in study.arms.items() if arm.wise_ft is not None}
+        self._do(
+            [
+                Scale(name, runs[one.of, seed])
+                for name, one in wise.items()
+                for seed in study.seeds
+                if not is_scaled(runs[one.of, seed], one.scales, self._out)
+            ]
+        )
+        runs |= {
+            (name, seed): self._scaled(name, runs[one.of, seed]) for name, one in wise.items() for seed in study.seeds
+        }
         closer = Closer(study.base, losses_of_stops(study, self._material), self._out, self._clock, self._on_event)
+        self._do([Close(pair, run) for pair, run in self._deepest(runs) if not closer.settled(pair, run)])
         asked = checkpoints_asked(study, runs, match_all(study, runs, closer))
         self._do(
             self._unasked(
@@ -106,8 +114,6 @@ class Crew:
         return best_of([run for run in found if run is not None]).learning_rate if rates else None
 
     def _scaled(self, arm: str, source: Trajectory) -> Trajectory:
-        from tinyengram.study.scaling import scaled_run
-
         wise = self._study.arms[arm].wise_ft
         assert wise is not None
         return scaled_run(arm, source, wise.scales, self._study, self._material, self._out)
@@ -115,15 +121,13 @@ class Crew:
     def _untrained(self, tasks: Iterable[Train]) -> list[Train]:
         return [task for task in tasks if self._result(task) is None]
 
-    def _far_apart(self, runs: dict[tuple[str, int], Trajectory]) -> list[Close]:
+    def _deepest(self, runs: dict[tuple[str, int], Trajectory]) -> Iterator[tuple[MatchedPair, Trajectory]]:
+        """The deepest pair of each arm with the reference in each seed, and the arm's run."""
         study = self._study
-        pairs = [
-            (match(runs[study.reference, seed], runs[name, seed], study.levels), runs[name, seed])
-            for name in study.arms
-            for seed in study.seeds
-            if name != study.reference
-        ]
-        return [Close(matched[0], run) for matched, run in pairs if matched and not matched[0].close]
+        for name in study.arms:
+            for seed in study.seeds if name != study.reference else ():
+                if matched := match(runs[study.reference, seed], runs[name, seed], study.levels):
+                    yield matched[0], runs[name, seed]
 
     def _unasked(self, scorer: Scorer, checkpoints: dict[str | None, tuple[str, bool]]) -> list[Ask]:
         return [

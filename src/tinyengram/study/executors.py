@@ -113,7 +113,8 @@ def on_ray(address: str, needs: Needs) -> Executor:
         ray.shutdown()
         raise TinyEngramError(
             f"No node of the cluster at {address} has what each job asks for: {needs.cpus:g} CPUs, {needs.gpus:g} "
-            f"GPUs, {needs.memory_gib:.1f} GiB (--cpus, --gpus, --memory). There are: {most}. Ask for less, or add a node."
+            f"GPUs, {needs.memory_gib:.1f} GiB (--cpus, --gpus, --memory). There are: {most}. Ask for less, or "
+            "add a node."
         )
     return RayExecutor(needs)
 

@@ -39,7 +39,7 @@ def scaled_run(
 
     start, end = source.points[0], source.points[-1]
     assert end.checkpoint is not None
-    job = f"scaled-{hashlib.sha256(f'{source.job} {list(scales)}'.encode()).hexdigest()[:16]}"
+    job = _job(source, scales)
     folder = out / "jobs" / job
     if (done := read_trajectory(folder)) is not None:
         return done.model_copy(update={"arm": name})
@@ -55,6 +55,15 @@ def scaled_run(
     run = source.model_copy(update={"arm": name, "job": job, "points": points})
     write_trajectory(folder, run)
     return run
+
+
+def is_scaled(source: Trajectory, scales: Sequence[float], out: Path) -> bool:
+    """Whether :func:`scaled_run` finds in a run folder what it is asked for."""
+    return read_trajectory(out / "jobs" / _job(source, scales)) is not None
+
+
+def _job(source: Trajectory, scales: Sequence[float]) -> str:
+    return f"scaled-{hashlib.sha256(f'{source.job} {list(scales)}'.encode()).hexdigest()[:16]}"
 
 
 def mixed_point(

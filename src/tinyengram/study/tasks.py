@@ -100,11 +100,8 @@ def carry_out(given: Order) -> dict[str, float]:
     """
     here = _versions()
     if here != given.versions:
-        told = ", ".join(
-            f"{name} {given.versions[name]} there, {here[name]} here"
-            for name in here
-            if here[name] != given.versions[name]
-        )
+        differ = [name for name in here if here[name] != given.versions[name]]
+        told = ", ".join(f"{name} {here[name]} in place of {given.versions[name]}" for name in differ)
         raise TinyEngramError(
             f"A worker ({_place()}) has other versions than the study: {told}. Install the same on every node."
         )

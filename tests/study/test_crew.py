@@ -1,0 +1,211 @@
+"""Work done side by side comes to what the study comes to alone, to the bit, whatever is lost on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from tinyengram.errors import TinyEngramError
+from tinyengram.study import jobs, run
+from tinyengram.study.executors import Needs, on_ray
+from tinyengram.study.plan import Study, parse_study, presets
+from tinyengram.study.tasks import Ask, Train, carry_out, order
+
+SMOKE = presets()["smoke"]
+LORA = {"method": "lora", "options": {"r": 4, "target_modules": "all-linear"}}
+
+
+@pytest.fixture(scope="module")
+def study() -> Iterator[Study]:
+    """Two seeds, rates to choose from, a scaled arm, and pairs that are brought nearer, within 2%."""
+    content = yaml.safe_load(SMOKE.read_text())
+    content["calls"] = None
+    content["truthfulqa"]["prompts"] = ["plain"]
+    content |= {"seeds": [0, 1], "levels": 2}
+    content["training"] |= {"max_steps": 6, "eval_every": 6}
+    content["arms"] = {
+        "lora": {**LORA, "rates": [1e-5, 5e-4]},
+        "fast": {**LORA, "training": {"learning_rate": 3e-2}},
+        "scaled": {"wise_ft": {"of": "fast", "scales": [0.25, 0.5]}},
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tinyengram.study.matching.CLOSE", 0.02)
+        yield parse_study(content, SMOKE)
+
+
+class Here(Executor):
+    """Runs tasks in this process, at once; the ``lost``th of them is lost with its worker."""
+
+    def __init__(self, lost: tuple[int, ...] = ()) -> None:
+        self.orders: list[Any] = []
+        self._lost = lost
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self.orders.append(args[0])
+        future: Future[Any] = Future()
+        if len(self.orders) in self._lost:
+            future.set_exception(BrokenExecutor("it was killed"))
+        else:
+            try:
+                future.set_result(function(*args, **kwargs))
+            except Exception as error:
+                future.set_exception(error)
+        return future
+
+
+def numbers(out: Path) -> Any:
+    """All that a run came to, without times and the commit of the code."""
+
+    def timeless(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: timeless(value) for key, value in part.items() if key not in ("seconds", "created", "commit")}
+        return [timeless(one) for one in part] if isinstance(part, list) else part
+
+    return timeless(json.loads((out / "results.json").read_text()))
+
+
+@pytest.fixture(scope="module")
+def alone(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("alone")
+    run.run_study(study, out)
+    return out
+
+
+def test_a_crew_leaves_nothing_to_do_and_the_same_results(
+    study: Study, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    executor = Here(lost=(2, 9))
+    monkeypatch.setattr(jobs, "run_job", lambda *_, **__: pytest.fail("the study itself trained"))
+    monkeypatch.setattr(run.Scorer, "model", _only_of_tasks(run.Scorer.model))
+    run.run_study(study, tmp_path / "out", lambda event: said.append(getattr(event, "text", "")), executor)
+    assert numbers(tmp_path / "out") == numbers(alone)
+    tasks = [str(one.task) for one in executor.orders]
+    assert {re.sub(r"\d", "n", task) for task in tasks if task.startswith(("Trained", "Scaled", "Looked"))} >= {
+        "Trained lora, seed n, learning rate ne-nn",
+        "Trained fast, seed n",
+        "Scaled fast, seed n, for scaled",
+        "Looked between stops of fast, seed n",
+    }
+    assert sum("A worker was lost (it was killed)" in line for line in said) == 2
+    assert all(any(f"{task} (" in line for line in said) for task in tasks)
+    again = Here()
+    run.run_study(study, tmp_path / "out", executor=again)
+    assert not again.orders, "what is there is not ordered again"
+
+
+def _only_of_tasks(model: Callable[..., Any]) -> Callable[..., Any]:
+    """Loads a checkpoint only for a scorer that a task made; the study's own tells what it does."""
+
+    def load(scorer: Any, checkpoint: Path | None) -> Any:
+        if scorer._on_event.__name__ != "_silent":
+            pytest.fail("the study itself asked")
+        return model(scorer, checkpoint)
+
+    return load
+
+
+def test_workers_that_are_lost_again_and_again_are_given_up(study: Study, tmp_path: Path) -> None:
+    with pytest.raises(TinyEngramError, match=r"lost 4 times \(it was killed\).*Give fewer workers"):
+        run.run_study(study, tmp_path / "out", executor=Here(lost=tuple(range(1, 99))))
+
+
+def test_what_a_task_cannot_do_is_said_by_name(study: Study, tmp_path: Path) -> None:
+    given = order(study, tmp_path / "elsewhere", Ask("base", None, whole=True))
+    with pytest.raises(TinyEngramError, match=r"does not see the run folder .*elsewhere.*every node shares"):
+        carry_out(given)
+    (tmp_path / "plan.yaml").write_text("")
+    other = dataclasses.replace(
+        order(study, tmp_path, Train("lora", 0, None)), versions={**given.versions, "transformers": "4.0"}
+    )
+    with pytest.raises(TinyEngramError, match=r"other versions than the study: transformers \S+ in place of 4\.0\."):
+        carry_out(other)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere.invalid:6379", "6379", "10.0.0.1:", "ray"])
+def test_an_address_where_no_ray_is(address: str) -> None:
+    with pytest.raises(TinyEngramError, match=rf"{re.escape(address)}.*(ray start --head|Give host:port)"):
+        on_ray(address, Needs(1, 0, 1))
+
+
+# --- real processes and nodes --------------------------------------------------------------------------------------
+
+
+def command(out: Path, *more: object) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-m", "tinyengram", "compare", "smoke", "--out", str(out), *map(str, more)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def lines(process: subprocess.Popen[str]) -> Iterator[str]:
+    assert process.stderr is not None
+    yield from process.stderr
+    process.stderr.close()
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("smoke")
+    process = command(out)
+    said = list(lines(process))
+    assert process.wait() == 0, said
+    return out
+
+
+@pytest.mark.slow
+def test_a_killed_process_of_several_costs_its_work_alone(smoke: Path, tmp_path: Path) -> None:
+    process, lost = command(tmp_path / "out", "--workers", 2), 0
+    for line in lines(process):
+        if "(1 of 3)" in line:
+            children = psutil.Process(process.pid).children(recursive=True)
+            next(one for one in children if "spawn_main" in " ".join(one.cmdline())).kill()
+        lost += "A worker was lost" in line
+    assert (process.wait(), lost) == (0, 1)
+    assert numbers(tmp_path / "out") == numbers(smoke)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A Ray cluster of two nodes of one CPU."""
+    utilities = pytest.importorskip("ray.cluster_utils")
+    made = utilities.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    made.second = made.add_node(num_cpus=1)
+    yield made
+    made.shutdown()
+
+
+@pytest.mark.slow
+def test_a_node_that_is_killed_costs_its_work_alone(smoke: Path, tmp_path: Path, cluster: Any) -> None:
+    process = command(tmp_path / "out", "--ray", cluster.address, "--memory", 1)
+    killed, said = False, []
+    for line in lines(process):
+        said.append(line)
+        if "(1 of 3)" in line:
+            cluster.remove_node(cluster.second, allow_graceful=False)
+            killed = True
+            cluster.second = cluster.add_node(num_cpus=1)
+    assert (process.wait(), killed) == (0, True), said
+    assert numbers(tmp_path / "out") == numbers(smoke)
+
+
+@pytest.mark.slow
+def test_what_no_node_has_is_refused_before_work(tmp_path: Path, cluster: Any) -> None:
+    process = command(tmp_path / "out", "--ray", cluster.address, "--gpus", 1, "--memory", 1)
+    said = " ".join(lines(process))
+    assert process.wait() == 2
+    assert re.search(
+        r"No node .* has what each job asks for: 1 CPUs, 1 GPUs, 1\.0 GiB .*There are: 1 CPUs, 0 GPUs", said
+    )
+    assert not (tmp_path / "out").exists()
