@@ -27,7 +27,7 @@ from transformers.generation.continuous_batching.cache import PagedAttentionCach
 from transformers.utils import ModelOutput
 
 from tests.memory.tiny import ARCHITECTURES, logits_of, on, some_ids, stir, tiny_config, tiny_model, train_briefly
-from tinyengram import EngramConfig, host
+from tinyengram import EngramConfig, host, processes
 from tinyengram.memory import EngramModel
 from tinyengram.scoring.choices import ChoiceRequest, choice_log_likelihoods
 from tinyengram.sources import load_base
@@ -231,21 +231,21 @@ def test_without_trainers_table_a_memory_is_made_with_a_warning(monkeypatch, cap
 
 
 def test_a_run_that_shards_parameters_is_told_by_its_kind(tmp_path) -> None:
-    assert set(host.SHARDING) <= {kind.value for kind in DistributedType}
+    assert set(processes.SHARDING) <= {kind.value for kind in DistributedType}
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     assert arguments.distributed_state.distributed_type == DistributedType.NO
-    assert host.keeps_parameters_whole(arguments)
+    assert processes.keeps_parameters_whole(arguments)
     for kind in DistributedType:
         run = SimpleNamespace(distributed_state=SimpleNamespace(distributed_type=kind))
-        assert host.keeps_parameters_whole(run) == (kind.value not in host.SHARDING)
+        assert processes.keeps_parameters_whole(run) == (kind.value not in processes.SHARDING)
 
 
 def test_sparse_gradients_are_exchanged_by_gloo_alone(monkeypatch) -> None:
-    assert host.exchanges_sparse_gradients()
+    assert processes.exchanges_sparse_gradients()
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)
     for backend in ("gloo", "nccl"):
         monkeypatch.setattr(distributed, "get_backend", lambda backend=backend: backend)
-        assert host.exchanges_sparse_gradients() == (backend == "gloo")
+        assert processes.exchanges_sparse_gradients() == (backend == "gloo")
 
 
 class TestTheBaseBeneath:

@@ -73,22 +73,3 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def processes() -> int:
-    """How many work together, as ``torchrun`` and ``accelerate launch`` say it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def leave_process_group() -> None:
-    """End the process group that training began, if there is one, before Python itself ends.
-
-    Its threads may hold tensors of the last collective; freed while the interpreter is torn down, they abort it.
-    """
-    import gc
-
-    from torch import distributed
-
-    if distributed.is_available() and distributed.is_initialized():
-        gc.collect()  # Wrapped models hold the group, and a group that is held keeps its threads.
-        distributed.destroy_process_group()

@@ -52,9 +52,6 @@ STATE_ELSEWHERE = {
 }
 
 
-# accelerate 1.10: kinds of distributed runs in which a parameter lies on a device in part, or is copied elsewhere.
-SHARDING = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA")
-
 logger = logging.getLogger(__name__)
 
 
@@ -332,19 +329,3 @@ def adapt_optimizers(adapt: Callable[[Any, Any, Any, dict[str, Any]], tuple[Any,
     for name, make in handlers.items():
         if not isinstance(make, AdaptedOptimizer):
             handlers[name] = AdaptedOptimizer(make, adapt)
-
-
-def keeps_parameters_whole(arguments: Any) -> bool:
-    """Whether a run of Trainer leaves each parameter whole on its device (``distributed_state``, accelerate 1.10).
-
-    Trainer's accelerator writes the kind of run there before an optimizer is made.
-    """
-    kind = getattr(getattr(arguments, "distributed_state", None), "distributed_type", None)
-    return getattr(kind, "value", kind) not in SHARDING
-
-
-def exchanges_sparse_gradients() -> bool:
-    """Whether sparse gradients can be added up over processes: gloo does (torch 2.8), NCCL refuses them."""
-    from torch import distributed
-
-    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_backend() == "gloo"

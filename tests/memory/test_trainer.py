@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from tests.memory.tiny import some_ids, tiny_config, tiny_model
-from tinyengram import collect_ngrams, host
+from tinyengram import collect_ngrams, processes
 from tinyengram.memory.adamw import RowSparseAdamW
 from tinyengram.memory.optim import for_trainer, parameter_groups, row_sparse_adamw
 from tinyengram.sources import load_base
@@ -204,7 +204,7 @@ def test_where_sparse_gradients_cannot_be_exchanged_the_same_is_trained(tmp_path
     known = collect_ngrams(IDS, orders=(2, 3))
     sparse, dense = (memory(memory="exact", ngrams=known) for _ in range(2))
     plain_trainer(sparse, tmp_path, 4).train()
-    monkeypatch.setattr(host, "exchanges_sparse_gradients", lambda: False)
+    monkeypatch.setattr(processes, "exchanges_sparse_gradients", lambda: False)
     steps = watched(plain_trainer(dense, tmp_path, 4)).steps
     assert all(not gradient.is_sparse for step in steps for _, gradient, _ in step)
     for one, other in zip(tables_of(dense), tables_of(sparse), strict=True):

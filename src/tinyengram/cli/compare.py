@@ -42,7 +42,7 @@ def compare(
     plan = load_study(study)
     folder = out or Path("runs") / plan.name
     prepare_process()
-    from tinyengram.hardware import leave_process_group, processes
+    from tinyengram.processes import leave_process_group, processes
     from tinyengram.report.table import terminal_tables
     from tinyengram.study.executors import Needs, Processes, on_ray
     from tinyengram.study.run import help_training, run_study

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor, Replicate, Shard
 
 _FIRST_CAPACITY = 1024
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -82,6 +83,9 @@ class RowSparseAdamW(torch.optim.AdamW):
     touched; at a step in which it is not touched nothing happens to it. When every row is touched at every step this is
     ``torch.optim.AdamW``. Everything else is left to ``torch.optim.AdamW`` itself.
 
+    Of a parameter that FSDP2 cut along its first axis each process steps its own rows, and their state is cut alike and
+    as large as they are, so that what gathers and saves shards knows it.
+
     Args:
         params: Parameters or groups.
         lr, betas, eps, weight_decay: As in ``torch.optim.AdamW``.
@@ -112,6 +116,11 @@ class RowSparseAdamW(torch.optim.AdamW):
 
     def _step_rows(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
         assert parameter.grad is not None
+        if isinstance(parameter, DTensor):
+            held = self._of_shard(parameter)
+            rows, gradient = _rows_of(_shard(parameter.grad))
+            _step(_shard(parameter), rows, gradient, held, rows, group)
+            return
         rows, gradient = _rows_of(parameter.grad)
         if not len(rows):
             return
@@ -120,22 +129,23 @@ class RowSparseAdamW(torch.optim.AdamW):
             if state:
                 raise ValueError("A parameter with the state of a dense AdamW got a sparse gradient; start it anew.")
             state["touched"] = TouchedRows(parameter)
-        touched = state["touched"]
-        at = touched.places(rows)
-        beta1, beta2 = group["betas"]
-        # Whole rows are copied here; indexing with `[]` goes number by number.
-        counts = touched["step"].index_select(0, at) + 1
-        average = touched["exp_avg"].index_select(0, at).lerp_(gradient, 1 - beta1)
-        square = touched["exp_avg_sq"].index_select(0, at).mul_(beta2)
-        square.addcmul_(gradient, gradient, value=1 - beta2)
-        for name, value in (("step", counts), ("exp_avg", average), ("exp_avg_sq", square)):
-            touched[name].index_copy_(0, at, value)
-        steps = counts.to(torch.float64).view(-1, *[1] * (gradient.dim() - 1))
-        step_size = (group["lr"] / (1 - beta1**steps)).to(gradient.dtype)
-        correction = (1 - beta2**steps).sqrt().to(gradient.dtype)
-        change = average.mul_(step_size).div_(square.sqrt_().div_(correction).add_(group["eps"]))
-        old = parameter.index_select(0, rows)
-        parameter.index_copy_(0, rows, old.mul_(1 - group["lr"] * group["weight_decay"]).sub_(change))
+        _step(parameter, rows, gradient, state["touched"], state["touched"].places(rows), group)
+
+    def _of_shard(self, parameter: DTensor) -> dict[str, torch.Tensor]:
+        """State of this process's rows; made at the first step, also of a process that has none of what was read."""
+        state = self.state[parameter]
+        if not state:
+            steps = torch.zeros(len(_shard(parameter)), dtype=torch.int64, device=_shard(parameter).device)
+            state["step"] = DTensor.from_local(
+                steps,
+                parameter.device_mesh,
+                parameter.placements,
+                run_check=False,
+                shape=parameter.shape[:1],
+                stride=(1,),
+            )
+            state |= {name: torch.zeros_like(parameter) for name in _MOMENTS}
+        return {name: _shard(state[name]) for name in ("step", *_MOMENTS)}
 
     def state_dict(self) -> dict[str, Any]:
         """As everywhere in torch; of a parameter that is stepped by rows, ``rows``, ``step`` and moments of those."""
@@ -156,6 +166,42 @@ class RowSparseAdamW(torch.optim.AdamW):
                 held = {name: saved[name].to(parameter.device).clone() for name in ("rows", "step")}
                 held |= {name: self.state[parameter][name].clone() for name in _MOMENTS}
                 self.state[parameter] = {"touched": TouchedRows(parameter, held)}
+
+
+def _step(
+    parameter: torch.Tensor,
+    rows: torch.Tensor,
+    gradient: torch.Tensor,
+    held: TouchedRows | dict[str, torch.Tensor],
+    at: torch.Tensor,
+    group: dict[str, Any],
+) -> None:
+    """Step some rows of a parameter; their state stands in ``held`` at the places ``at``."""
+    beta1, beta2 = group["betas"]
+    # Whole rows are copied here; indexing with `[]` goes number by number.
+    counts = held["step"].index_select(0, at) + 1
+    average = held["exp_avg"].index_select(0, at).lerp_(gradient, 1 - beta1)
+    square = held["exp_avg_sq"].index_select(0, at).mul_(beta2)
+    square.addcmul_(gradient, gradient, value=1 - beta2)
+    for name, value in (("step", counts), ("exp_avg", average), ("exp_avg_sq", square)):
+        held[name].index_copy_(0, at, value)
+    steps = counts.to(torch.float64).view(-1, *[1] * (gradient.dim() - 1))
+    step_size = (group["lr"] / (1 - beta1**steps)).to(gradient.dtype)
+    correction = (1 - beta2**steps).sqrt().to(gradient.dtype)
+    change = average.mul_(step_size).div_(square.sqrt_().div_(correction).add_(group["eps"]))
+    old = parameter.index_select(0, rows)
+    parameter.index_copy_(0, rows, old.mul_(1 - group["lr"] * group["weight_decay"]).sub_(change))
+
+
+def _shard(tensor: torch.Tensor) -> torch.Tensor:
+    """What this process has of a tensor that is cut along its first axis."""
+    assert isinstance(tensor, DTensor)
+    if not all(isinstance(placement, Replicate) or placement == Shard(0) for placement in tensor.placements):
+        raise ValueError(
+            f"Tables are stepped by rows and can be cut along their first axis alone, not {tensor.placements}."
+        )
+    local: torch.Tensor = tensor.to_local()
+    return local
 
 
 def _rows_of(gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

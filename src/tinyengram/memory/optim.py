@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tinyengram import host
+from tinyengram import processes
 from tinyengram.memory.adamw import RowSparseAdamW, teach_norm_of_sparse_gradients
 from tinyengram.memory.layer import EngramMemory
 
@@ -93,7 +93,7 @@ def row_sparse_adamw(
         >>> optimizer = row_sparse_adamw(model, 1e-3)  # doctest: +SKIP
         >>> loss.backward(); optimizer.step(); optimizer.zero_grad()  # doctest: +SKIP
     """
-    _give_sparse_gradients(model, host.exchanges_sparse_gradients())
+    _give_sparse_gradients(model, processes.exchanges_sparse_gradients())
     groups = parameter_groups(model, learning_rate, weight_decay, table_learning_rate_factor)
     return RowSparseAdamW(groups, lr=learning_rate, betas=betas, eps=eps)
 
@@ -102,8 +102,8 @@ def for_trainer(model: Any, arguments: Any, optimizer: Any, options: dict[str, A
     """What ``transformers.Trainer`` makes its optimizer from, for a model with a memory that is trained.
 
     ``torch.optim.AdamW``, the default, becomes :class:`~tinyengram.memory.adamw.RowSparseAdamW`, unless parameters are
-    sharded (FSDP, DeepSpeed); it and every other optimizer get :func:`parameter_groups`. An optimizer that makes groups
-    of its own is left as it is, with a warning. Whatever trains no memory is left as it is.
+    sharded otherwise than by rows (FSDP1, DeepSpeed); it and every other optimizer get :func:`parameter_groups`. An
+    optimizer that makes groups of its own is left as it is, with a warning. Whatever trains no memory is left as it is.
 
     Args:
         model: The model to be trained, or None.
@@ -116,8 +116,9 @@ def for_trainer(model: Any, arguments: Any, optimizer: Any, options: dict[str, A
     """
     if model is None or not any(p.requires_grad for memory in _memories(model) for p in memory.parameters()):
         return optimizer, options
-    by_rows = optimizer is torch.optim.AdamW and host.keeps_parameters_whole(arguments)
-    _give_sparse_gradients(model, by_rows and host.exchanges_sparse_gradients())
+    known = processes.keeps_parameters_whole(arguments) or processes.cuts_by_rows(arguments)
+    by_rows = optimizer is torch.optim.AdamW and known
+    _give_sparse_gradients(model, by_rows and processes.exchanges_sparse_gradients())
     if not isinstance(optimizer, type) or _OWN_GROUPS & options.keys():
         logger.warning(
             "optim=%s makes groups of parameters of its own, so tables of the Engram memory learn at the rate of "

@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 
 from tinyengram.files import only_process_in, write_atomically
-from tinyengram.hardware import processes
+from tinyengram.processes import processes
 from tinyengram.progress import Clock, Event, PhaseEvent
 from tinyengram.scoring.scorer import Scorer
 from tinyengram.study.checks import check_arms, check_folder

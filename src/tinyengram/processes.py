@@ -1,0 +1,60 @@
+"""Runs of several processes: how many there are, and what they may do with a parameter and its gradient.
+
+What is relied on here belongs to accelerate and ``torch.distributed``; ``tests/test_host.py`` holds it against what is
+installed.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+# accelerate 1.10: kinds of distributed runs in which a parameter lies on a device in part, or is copied elsewhere.
+SHARDING = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA")
+
+
+def processes() -> int:
+    """How many work together, as ``torchrun`` and ``accelerate launch`` say it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def leave_process_group() -> None:
+    """End the process group that training began, if there is one, before Python itself ends.
+
+    Its threads may hold tensors of the last collective; freed while the interpreter is torn down, they abort it.
+    """
+    import gc
+
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        gc.collect()  # Wrapped models hold the group, and a group that is held keeps its threads.
+        distributed.destroy_process_group()
+
+
+def keeps_parameters_whole(arguments: Any) -> bool:
+    """Whether a run of Trainer leaves each parameter whole on its device (``distributed_state``, accelerate 1.10).
+
+    Trainer's accelerator writes the kind of run there before an optimizer is made.
+    """
+    kind = getattr(getattr(arguments, "distributed_state", None), "distributed_type", None)
+    return getattr(kind, "value", kind) not in SHARDING
+
+
+def cuts_by_rows(arguments: Any) -> bool:
+    """Whether a run of Trainer cuts each parameter along its first axis, as FSDP2 does (``fsdp_plugin``)."""
+    from accelerate.state import AcceleratorState
+
+    plugin = AcceleratorState._shared_state.get("fsdp_plugin")
+    return not keeps_parameters_whole(arguments) and getattr(plugin, "fsdp_version", 1) == 2
+
+
+def exchanges_sparse_gradients() -> bool:
+    """Whether sparse gradients can be added up over processes: gloo does (torch 2.8), NCCL and FSDP refuse them."""
+    from accelerate.state import AcceleratorState
+    from torch import distributed
+
+    kind = AcceleratorState._shared_state.get("distributed_type")
+    if getattr(kind, "value", kind) in SHARDING:
+        return False
+    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_backend() == "gloo"
