@@ -218,7 +218,7 @@ def test_what_was_measured_outlives_the_weights(finished: Path, cache: Path, tmp
     )
     (out / row.retention["plain"].scores_file).unlink()
     run = tinyengram("compare", "smoke", "--out", out, cache=cache)
-    assert (run.returncode, "were deleted" in run.stderr, "Traceback" in run.stderr) == (2, True, False), run.stderr
+    assert (run.returncode, "are not there" in run.stderr, "Traceback" in run.stderr) == (2, True, False), run.stderr
 
 
 def test_two_processes_run_one_study(cache: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Work done side by side comes to what the study comes to alone, to the bit, whatever is lost on the way."""
+"""Work done side by side comes to what the study comes to alone, to the bit for equal threads, whatever is lost."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -38,6 +39,7 @@ def study() -> Iterator[Study]:
     content["arms"] = {
         "lora": {**LORA, "rates": [1e-5, 5e-4]},
         "fast": {**LORA, "training": {"learning_rate": 3e-2}},
+        "twin": {**LORA, "training": {"learning_rate": 3e-2}},  # One job with it.
         "scaled": {"wise_ft": {"of": "fast", "scales": [0.25, 0.5]}},
     }
     with pytest.MonkeyPatch.context() as patch:
@@ -93,6 +95,8 @@ def test_a_crew_leaves_nothing_to_do_and_the_same_results(
     run.run_study(study, tmp_path / "out", lambda event: said.append(getattr(event, "text", "")), executor)
     assert numbers(tmp_path / "out") == numbers(alone)
     tasks = [str(one.task) for one in executor.orders]
+    kinds = [(type(one.task), one.task.job) for one in executor.orders]
+    assert len(kinds) - len(set(kinds)) == 2, "each piece once, but for the two that were lost"
     assert {re.sub(r"\d", "n", task) for task in tasks if task.startswith(("Trained", "Scaled", "Looked"))} >= {
         "Trained lora, seed n, learning rate ne-nn",
         "Trained fast, seed n",
@@ -128,7 +132,7 @@ def test_what_a_task_cannot_do_is_said_by_name(study: Study, tmp_path: Path) -> 
         carry_out(given)
     (tmp_path / "plan.yaml").write_text("")
     other = dataclasses.replace(
-        order(study, tmp_path, Train("lora", 0, None)), versions={**given.versions, "transformers": "4.0"}
+        order(study, tmp_path, Train("lora", 0, None, "0")), versions={**given.versions, "transformers": "4.0"}
     )
     with pytest.raises(TinyEngramError, match=r"other versions than the study: transformers \S+ in place of 4\.0\."):
         carry_out(other)
@@ -145,14 +149,20 @@ def test_an_address_where_no_ray_is(address: str) -> None:
 
 def command(out: Path, *more: object) -> subprocess.Popen[str]:
     arguments = [sys.executable, "-m", "tinyengram", "compare", "smoke", "--out", str(out), *map(str, more)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        arguments,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
 
 
 def lines(process: subprocess.Popen[str]) -> Iterator[str]:
     assert process.stderr is not None
-    yield from process.stderr
-    process.stderr.close()
+    while line := process.stderr.readline():  # `yield from` would close it with the generator.
+        yield line
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +183,23 @@ def test_a_killed_process_of_several_costs_its_work_alone(smoke: Path, tmp_path:
             next(one for one in children if "spawn_main" in " ".join(one.cmdline())).kill()
         lost += "A worker was lost" in line
     assert (process.wait(), lost) == (0, 1)
+    assert numbers(tmp_path / "out") == numbers(smoke)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
+def test_workers_end_with_the_command_and_it_continues(smoke: Path, tmp_path: Path, ending: signal.Signals) -> None:
+    process = command(tmp_path / "out", "--workers", 2)
+    for line in lines(process):
+        if "(1 of 3)" in line:
+            workers = psutil.Process(process.pid).children(recursive=True)
+            os.killpg(process.pid, ending) if ending == signal.SIGINT else process.kill()
+            break
+    assert process.wait(timeout=10) in (130, -signal.SIGKILL)
+    assert not psutil.wait_procs(workers, timeout=10)[1]
+    again = command(tmp_path / "out", "--workers", 2)
+    said = list(lines(again))
+    assert again.wait() == 0, said
     assert numbers(tmp_path / "out") == numbers(smoke)
 
 
@@ -198,6 +225,16 @@ def test_a_node_that_is_killed_costs_its_work_alone(smoke: Path, tmp_path: Path,
             cluster.second = cluster.add_node(num_cpus=1)
     assert (process.wait(), killed) == (0, True), said
     assert numbers(tmp_path / "out") == numbers(smoke)
+
+
+@pytest.mark.slow
+def test_an_error_on_a_node_is_said_in_its_own_words(cluster: Any) -> None:
+    given = order(
+        parse_study(yaml.safe_load(SMOKE.read_text()), SMOKE), Path("/nowhere"), Ask("base", None, whole=True)
+    )
+    with on_ray(cluster.address, Needs(1, 0, 0.5)) as executor, pytest.raises(TinyEngramError) as error:
+        executor.submit(carry_out, given).result()
+    assert re.fullmatch(r"A worker \(on \S+\) does not see the run folder /nowhere\. .*", str(error.value))
 
 
 @pytest.mark.slow

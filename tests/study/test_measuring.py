@@ -59,3 +59,11 @@ def test_right_answers_are_unchanged_where_no_likelihood_moved() -> None:
     assert not found.unchanged
     assert (found.mean, found.not_estimated) == (0, "")
     assert found.low < 0 < found.high
+
+
+@pytest.mark.parametrize("measure", ["shift", "shift_centred"])
+def test_shifts_are_unchanged_where_both_moved_alike_to_the_bit(measure: str) -> None:
+    """Zeros of two models that moved nothing are no shares of right answers, and have no interval."""
+    base = panel(0.5, 0.2, 0.3)
+    found = getattr(Differences([(panel(0.5, 0.2, 0.3), panel(0.5, 0.2, 0.3))], 1), measure)(base)["plain"]
+    assert (found.unchanged, found.mean) == (True, 0)

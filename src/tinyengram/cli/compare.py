@@ -44,9 +44,11 @@ def compare(
     prepare_process()
     from tinyengram.processes import leave_process_group, processes
     from tinyengram.report.table import terminal_tables
-    from tinyengram.study.executors import Needs, Processes, on_ray
+    from tinyengram.study.executors import Needs, Processes, on_ray, share_threads
     from tinyengram.study.run import help_training, run_study
 
+    if workers > 1 and ray is not None:
+        raise TinyEngramError("--workers are processes of this machine, and --ray names a cluster. Give one of them.")
     if (workers > 1 or ray is not None) and processes() > 1:
         raise TinyEngramError(
             "torchrun trains each arm on several processes, --workers and --ray train several arms side by side. Give "
@@ -56,8 +58,12 @@ def compare(
         help_training(plan, folder)
         leave_process_group()
         return
-    side_by_side: Executor | None = Processes(workers) if workers > 1 else None
-    if ray is not None:
+    side_by_side: Executor | None = None
+    if workers > 1:
+        # Shared, also by what this process does itself: results are the same to the bit for equal threads alone.
+        share_threads(workers)
+        side_by_side = Processes(workers)
+    elif ray is not None:
         side_by_side = on_ray(ray, Needs(cpus, gpus, memory))
     with (
         interruptible("Interrupted. Run the same command to continue."),

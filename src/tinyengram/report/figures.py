@@ -101,7 +101,7 @@ def retention_figure(results: Results, columns: Mapping[str, Column], prompt: Pr
     checkpoint beats. With one seed bars are 95% intervals over questions.
     """
     base = results.measurements[0].retention[prompt].mc2
-    rows = {(row.arm, row.seed, row.step): row for row in results.measurements[1:]}
+    rows = {(row.arm, row.seed, row.stop): row for row in results.measurements[1:]}
     title = f"Kept at equal loss, asked in the {prompt} prompt"
 
     def draw(width: int) -> Drawing:
@@ -168,7 +168,7 @@ def _mc2_with_bounds(results: Results, row: Measurement, prompt: PromptName) -> 
 def _matched(results: Results) -> list[Measurement]:
     """Checkpoints of matched pairs, each once."""
     rows = [row for row in results.measurements if row.role in ("matched", "matched reference")]
-    return list({(row.arm, row.seed, row.step): row for row in rows}.values())
+    return list({(row.arm, row.seed, row.stop): row for row in rows}.values())
 
 
 def _losses_in_words(results: Results) -> str:

@@ -50,7 +50,7 @@ def shift_figure(results: Results, columns: Mapping[str, Column]) -> Figure:
     """How far each arm moved log-likelihoods of choices from the base's at matched loss, every seed."""
     reference = results.study.reference
     matched = [row for row in results.measurements if row.role in ("matched", "matched reference")]
-    matched = list({(row.arm, row.seed, row.step): row for row in matched}.values())
+    matched = list({(row.arm, row.seed, row.stop): row for row in matched}.values())
     arms = [arm for arm in results.study.arms if any(row.arm == arm for row in matched)]
     title = f"How far each arm moved what it was not taught, at {reference}'s loss"
 

@@ -143,7 +143,8 @@ def _cell(
         if (against := measure.against(column.comparison)) is not None:
             change, verdict = _with_interval(against, measure.change), _verdict(against, measure.higher_is)
             together = f", intervals of {against.comparisons} arms together" if against.comparisons > 1 else ""
-            details.append(f"Against {reference} at matched loss: {change}{_SAID[verdict]} (95%{together}).")
+            of_what = "" if against.not_estimated else f" (95%{together})"
+            details.append(f"Against {reference} at matched loss: {change}{_SAID[verdict]}{of_what}.")
         if column.pair is not None:
             details.append(f"Eval losses of the pair: {column.pair[0]:.4f}, {reference} {column.pair[1]:.4f}.")
     if column.note:

@@ -142,7 +142,7 @@ def _groups(results: Results) -> list[list[Measurement]]:
     shown: dict[tuple, list[Measurement]] = {}
     for (arm, role, partner), rows in groups.items():
         # A reference checkpoint that is matched to several arms is shown once.
-        first = shown.setdefault((arm, role, *((row.seed, row.step) for row in rows)), [*rows])
+        first = shown.setdefault((arm, role, *((row.seed, row.stop) for row in rows)), [*rows])
         if first[0].matched_with != partner:
             first[0] = first[0].model_copy(update={"matched_with": f"{first[0].matched_with}, {partner}"})
     return list(shown.values())
@@ -152,7 +152,7 @@ def _by_checkpoint(results: Results) -> list[list[Measurement]]:
     """The same, each checkpoint once whatever its role."""
     shown: dict[tuple, list[Measurement]] = {}
     for rows in _groups(results):
-        shown.setdefault((rows[0].arm, *((row.seed, row.step) for row in rows)), rows)
+        shown.setdefault((rows[0].arm, *((row.seed, row.stop) for row in rows)), rows)
     return list(shown.values())
 
 

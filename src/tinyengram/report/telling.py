@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from tinyengram.report.scorecard import Cell, Line, Scorecard
@@ -50,6 +51,8 @@ def _times(ratio: float) -> str:
     """How many times as far, as a fraction below one half."""
     if ratio == 0:
         return "0 times"
+    if math.isinf(ratio):  # It moved nothing.
+        return "infinitely"
     return f"{ratio:.1f} times" if ratio > 0.5 else f"1/{1 / ratio:.0f}"
 
 

@@ -25,27 +25,34 @@ def known_as(checkpoint: Path, out: Path) -> str:
     Raises:
         TinyEngramError: The weights are gone, and no key was noted.
     """
+    if not checkpoint.is_relative_to(out):
+        return _key(checkpoint)
     noted = checkpoint.with_name(f"{checkpoint.name}.key")
-    weights = sorted(checkpoint.glob("*.safetensors"))
-    if not weights:
-        if not noted.is_file():
+    held = noted.read_text(encoding="utf-8").strip() if noted.is_file() else None
+    if not has_weights(checkpoint):
+        if held is None:
             raise gone(checkpoint, "nothing was measured of it")
-        return noted.read_text(encoding="utf-8").strip()
-    key = _key(checkpoint, weights)
-    if checkpoint.is_relative_to(out) and not noted.exists():
+        return held
+    key = _key(checkpoint)
+    if key != held:
         write_atomically(noted, key)
     return key
+
+
+def has_weights(checkpoint: Path) -> bool:
+    """Whether a folder holds weights."""
+    return any(checkpoint.glob("*.safetensors"))
 
 
 def gone(checkpoint: Path, lack: str) -> TinyEngramError:
     """What is said where a checkpoint's weights are needed and are not there."""
     return TinyEngramError(
-        f"The weights in {checkpoint} were deleted, and {lack}. Put them back, or delete {checkpoint.parent}, which is "
+        f"The weights in {checkpoint} are not there, and {lack}. Put them back, or delete {checkpoint.parent}: it is "
         "trained anew then."
     )
 
 
-def _key(checkpoint: Path, weights: list[Path]) -> str:
+def _key(checkpoint: Path) -> str:
     """Identifies a model by what its files hold, in whatever order PEFT wrote its lists of modules."""
     config = "adapter_config.json" if is_adapter(checkpoint) else "config.json"
     said = json.loads((checkpoint / config).read_text())
@@ -53,5 +60,5 @@ def _key(checkpoint: Path, weights: list[Path]) -> str:
     if is_adapter(checkpoint):
         held: object = sha256_of(checkpoint / "adapter_model.safetensors")
     else:
-        held = [sha256_of(file) for file in weights]
+        held = [sha256_of(file) for file in sorted(checkpoint.glob("*.safetensors"))]
     return hashlib.sha256(json.dumps([held, options], sort_keys=True).encode()).hexdigest()[:16]

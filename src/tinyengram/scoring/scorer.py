@@ -27,7 +27,7 @@ from tinyengram.scoring.asked import (
     keep_asked,
     truthful_questions,
 )
-from tinyengram.scoring.checkpoints import gone, is_adapter, known_as
+from tinyengram.scoring.checkpoints import gone, has_weights, is_adapter, known_as
 from tinyengram.scoring.probes import CallsProbe, Probes, PromptName, Questions
 from tinyengram.sources import load_model
 from tinyengram.training.job import BaseSpec, load_fresh
@@ -279,6 +279,10 @@ class Scorer:
         tuner = getattr(self.model(checkpoint), "base_model", None)
         return probe.reads is not None and isinstance(tuner, EngramModel) and tuner.stays_shut(probe.reads())
 
+    def forget(self) -> None:
+        """Let go of the model that stays loaded."""
+        self._loaded = None
+
     def model(self, checkpoint: Path | None) -> Any:
         """A checkpoint in evaluation mode; the one that was asked for last stays loaded.
 
@@ -295,7 +299,7 @@ class Scorer:
 
         if checkpoint is None:
             return load_fresh(self._base).model
-        if not any(checkpoint.glob("*.safetensors")):
+        if checkpoint.is_relative_to(self._out) and not has_weights(checkpoint):
             raise gone(checkpoint, "not everything that is asked was measured of it")
         if is_adapter(checkpoint):
             return load_adapter(load_fresh(self._base).model, checkpoint)

@@ -53,7 +53,7 @@ class Closer:
 
         if pair.close:
             return pair, ""
-        above, folder = self._above(pair, run), self._folder(pair, run)
+        above, folder = self._above(pair, run), self.folder_for(pair, run)
         if above is None or folder is None:
             return pair, "the stop before it has no higher loss to begin from"
         in_vain = folder.with_name(f"{folder.name}.none")  # Says why, so that it is not looked for again.
@@ -75,7 +75,7 @@ class Closer:
 
     def settled(self, pair: MatchedPair, run: Trajectory) -> bool:
         """Whether there is nothing to look for: the pair is close, or it is known what can be had."""
-        folder = self._folder(pair, run)
+        folder = self.folder_for(pair, run)
         return folder is None or folder.exists() or folder.with_name(f"{folder.name}.none").exists()
 
     def _above(self, pair: MatchedPair, run: Trajectory) -> TrajectoryPoint | None:
@@ -84,7 +84,7 @@ class Closer:
         above = run.points[run.points.index(pair.other) - 1]
         return above if eval_loss(above, run.loss_on) > pair.level else None
 
-    def _folder(self, pair: MatchedPair, run: Trajectory) -> Path | None:
+    def folder_for(self, pair: MatchedPair, run: Trajectory) -> Path | None:
         """Where an adapter between the stops is kept; None where none is looked for."""
         above = None if pair.close else self._above(pair, run)
         if above is None:

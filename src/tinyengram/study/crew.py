@@ -7,9 +7,10 @@ does itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
 from pathlib import Path
+from typing import Any
 
 from tinyengram.errors import TinyEngramError
 from tinyengram.progress import Clock, Event, PhaseEvent
@@ -20,7 +21,7 @@ from tinyengram.study.jobs import Jobs
 from tinyengram.study.matching import MatchedPair, best_of, match
 from tinyengram.study.material import Material
 from tinyengram.study.plan import Study
-from tinyengram.study.scaling import is_scaled, losses_of_stops, scaled_run
+from tinyengram.study.scaling import is_scaled, losses_of_stops, scaled_job, scaled_run
 from tinyengram.study.tasks import Ask, Close, Scale, Task, Train, carry_out, order
 from tinyengram.training.run import result_of
 from tinyengram.training.trajectory import Trajectory
@@ -64,35 +65,29 @@ class Crew:
         """
         study = self._study
         trained = [name for name, arm in study.arms.items() if arm.wise_ft is None]
-        first = [
-            Train(name, study.seeds[0], rate) for name in trained for rate in (*study.arms[name].rates,) or (None,)
-        ]
-        later = [Train(name, seed, None) for name in trained for seed in study.seeds[1:] if not study.arms[name].rates]
-        self._do([*self._unasked(scorer, {None: ("base", True)}), *self._untrained([*first, *later])])
+        with_rates = [name for name in trained if study.arms[name].rates]
+        trials = [self._train(name, study.seeds[0], rate) for name in with_rates for rate in study.arms[name].rates]
+        others = [self._train(name, seed, None) for seed in study.seeds for name in trained if name not in with_rates]
+        self._do([*self._unasked(scorer, {None: ("base", True)}), *self._untrained([*trials, *others])])
         chosen = {name: self._chosen(name) for name in trained}
-        self._do(self._untrained(Train(name, seed, chosen[name]) for seed in study.seeds for name in trained))
-        runs = {
-            (name, seed): run
-            for name in trained
-            for seed in study.seeds
-            if (run := self._result(Train(name, seed, chosen[name]))) is not None
-        }
-        if len(runs) < len(trained) * len(study.seeds) or any(run.broke_down_at is not None for run in runs.values()):
+        wanted = {(name, seed): self._train(name, seed, chosen[name]) for seed in study.seeds for name in trained}
+        self._do(self._untrained(wanted.values()))
+        found = {key: self._result(task) for key, task in wanted.items()}
+        runs = {key: run for key, run in found.items() if run is not None and run.broke_down_at is None}
+        if len(runs) < len(found):
             return  # The study says what is wrong with them.
-        wise = {name: arm.wise_ft for name, arm in study.arms.items() if arm.wise_ft is not None}
+        self._do(list(self._unscaled(runs)))
+        for name, arm in study.arms.items():
+            if (wise := arm.wise_ft) is not None:
+                runs |= {(name, seed): self._scaled(name, wise.scales, runs[wise.of, seed]) for seed in study.seeds}
+        closer = Closer(study.base, losses_of_stops(study, self._material), self._out, self._clock, self._on_event)
         self._do(
             [
-                Scale(name, runs[one.of, seed])
-                for name, one in wise.items()
-                for seed in study.seeds
-                if not is_scaled(runs[one.of, seed], one.scales, self._out)
+                Close(pair, run, str(closer.folder_for(pair, run)))
+                for pair, run in self._deepest(runs)
+                if not closer.settled(pair, run)
             ]
         )
-        runs |= {
-            (name, seed): self._scaled(name, runs[one.of, seed]) for name, one in wise.items() for seed in study.seeds
-        }
-        closer = Closer(study.base, losses_of_stops(study, self._material), self._out, self._clock, self._on_event)
-        self._do([Close(pair, run) for pair, run in self._deepest(runs) if not closer.settled(pair, run)])
         asked = checkpoints_asked(study, runs, match_all(study, runs, closer))
         self._do(
             self._unasked(
@@ -107,16 +102,25 @@ class Crew:
     def _result(self, task: Train) -> Trajectory | None:
         return result_of(self._jobs.job(task.arm, task.seed, task.rate), self._out, task.arm)
 
+    def _train(self, arm: str, seed: int, rate: float | None) -> Train:
+        return Train(arm, seed, rate, self._jobs.job(arm, seed, rate).digest)
+
     def _chosen(self, arm: str) -> float | None:
         """The learning rate of an arm that tries several; None of one that does not."""
         rates = self._study.arms[arm].rates
-        found = [self._result(Train(arm, self._study.seeds[0], rate)) for rate in rates]
+        found = [self._result(self._train(arm, self._study.seeds[0], rate)) for rate in rates]
         return best_of([run for run in found if run is not None]).learning_rate if rates else None
 
-    def _scaled(self, arm: str, source: Trajectory) -> Trajectory:
-        wise = self._study.arms[arm].wise_ft
-        assert wise is not None
-        return scaled_run(arm, source, wise.scales, self._study, self._material, self._out)
+    def _unscaled(self, runs: Mapping[tuple[str, int], Trajectory]) -> Iterator[Scale]:
+        for name, arm in self._study.arms.items():
+            for seed in self._study.seeds if (wise := arm.wise_ft) is not None else ():
+                assert wise is not None
+                source = runs[wise.of, seed]
+                if not is_scaled(source, wise.scales, self._out):
+                    yield Scale(name, source, scaled_job(source, wise.scales))
+
+    def _scaled(self, arm: str, scales: Sequence[float], source: Trajectory) -> Trajectory:
+        return scaled_run(arm, source, scales, self._study, self._material, self._out)
 
     def _untrained(self, tasks: Iterable[Train]) -> list[Train]:
         return [task for task in tasks if self._result(task) is None]
@@ -138,6 +142,8 @@ class Crew:
 
     def _do(self, tasks: Sequence[Task]) -> None:
         """Do tasks side by side; those that were lost with a worker are done again."""
+        # Arms that are one job have one folder, in which one process works at a time.
+        tasks = list({task.job: task for task in reversed(tasks)}.values())[::-1]
         left, lost = list(tasks), 0
         while left:
             try:
@@ -157,11 +163,26 @@ class Crew:
                 )
 
     def _side_by_side(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, dict[str, float]]]:
-        """Each task as it is done, with the seconds that it took by phase."""
+        """Each task as it is done, with the seconds that it took by phase; an error is raised when all have ended."""
         futures = {self._executor.submit(carry_out, order(self._study, self._out, task)): task for task in tasks}
+        failed: BaseException | None = None
         try:
             for future in as_completed(futures):
-                yield futures[future], future.result()
+                if future.cancelled():
+                    continue
+                if (error := future.exception()) is None:
+                    yield futures[future], future.result()
+                elif failed is None or isinstance(failed, BrokenExecutor):
+                    failed = error
+                    if not isinstance(error, BrokenExecutor):
+                        self._on_event(PhaseEvent("A task failed. What was begun beside it is finished first."))
+                        _cancel(futures)
         finally:
-            for future in futures:
-                future.cancel()
+            _cancel(futures)
+        if failed is not None:
+            raise failed
+
+
+def _cancel(futures: Iterable[Future[Any]]) -> None:
+    for future in futures:
+        future.cancel()

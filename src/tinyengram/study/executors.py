@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Any
 
 from tinyengram.errors import TinyEngramError
 
-_SECONDS_TO_ANSWER = 5
+_SECONDS_TO_CONNECT = 5
+_SECONDS_TO_ANSWER = 30
+_MOST_RETRIES = 3
 
 
 class Processes(Executor):
     """Processes of this machine, which share its cores and, one after the other, its accelerators.
 
-    When one of them is killed all of its siblings end (``BrokenExecutor``), and the next task begins with new ones.
+    When one of them is killed all of its siblings end (``BrokenExecutor``), and the next task begins with new ones. All
+    end with this process, however it ends.
 
     Args:
-        workers: How many.
+        workers: How many; each computes with as many threads as this process.
     """
 
     def __init__(self, workers: int) -> None:
@@ -39,11 +46,14 @@ class Processes(Executor):
         return self._pool.submit(function, *args, **kwargs)
 
     def _new(self) -> ProcessPoolExecutor:
+        import torch
+
         context = get_context("spawn")  # A forked process cannot use CUDA.
         numbers = context.Queue()
         for number in range(self._workers):
             numbers.put(number)
-        return ProcessPoolExecutor(self._workers, context, initializer=_begin, initargs=(numbers, self._workers))
+        threads = torch.get_num_threads()
+        return ProcessPoolExecutor(self._workers, context, initializer=_begin, initargs=(numbers, threads))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         if self._pool is not None:
@@ -51,8 +61,17 @@ class Processes(Executor):
         self._pool = None
 
 
-def _begin(numbers: Any, workers: int) -> None:
-    """Take this process's share of the machine."""
+def share_threads(workers: int) -> None:
+    """Have this process compute with its share of the threads alone."""
+    import torch
+
+    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+
+
+def _begin(numbers: Any, threads: int) -> None:
+    """Take this process's share of the machine, and end when it is told to or who began it has ended."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # At once: what is written is whole, and jobs continue.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     number = numbers.get()
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     import torch
@@ -60,8 +79,15 @@ def _begin(numbers: Any, workers: int) -> None:
     devices = visible or [str(index) for index in range(torch.cuda.device_count())]
     if len(devices) > 1:  # Read when CUDA is first used, which counting is not.
         os.environ["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
-    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+    torch.set_num_threads(threads)
     _quiet()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _quiet() -> None:
@@ -98,11 +124,15 @@ def on_ray(address: str, needs: Needs) -> Executor:
         import ray
     except ImportError as error:
         raise TinyEngramError("--ray needs Ray: pip install 'tinyengram[ray]'.") from error
+    if needs.gpus > 1 and needs.gpus != int(needs.gpus):
+        raise TinyEngramError(
+            f"--gpus {needs.gpus:g}: Ray gives a part of one GPU, or whole ones. Give {needs.gpus:.0f}."
+        )
     _refuse_silent(address)
     try:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, ignore_reinit_error=True)
-    except ConnectionError as error:
-        raise _no_cluster(address, " ".join(str(error).split())[:200]) from error
+    except (ConnectionError, RuntimeError) as error:
+        raise _no_cluster(address, " ".join(str(error).split())[:300]) from error
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     asked = {"CPU": needs.cpus, "GPU": needs.gpus, "memory": needs.memory_gib * 2**30}
     if not any(all(node.get(name, 0) >= amount for name, amount in asked.items()) for node in nodes):
@@ -127,9 +157,18 @@ def _refuse_silent(address: str) -> None:
     if not host or not port.isdigit():
         raise TinyEngramError(f"--ray {address!r} is no address. Give host:port, such as 10.0.0.1:6379, or auto.")
     try:
-        socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER).close()
+        socket.create_connection((host, int(port)), timeout=_SECONDS_TO_CONNECT).close()
     except (OSError, OverflowError) as error:
         raise _no_cluster(address, str(error)) from error
+    if address.startswith("ray://"):
+        return
+    asked = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    try:
+        healthy = subprocess.run(asked, capture_output=True, timeout=_SECONDS_TO_ANSWER, check=False).returncode == 0
+    except subprocess.TimeoutExpired:
+        healthy = False
+    if not healthy:
+        raise _no_cluster(address, "what listens there is no Ray")
 
 
 def _no_cluster(address: str, reason: str) -> TinyEngramError:
@@ -150,15 +189,16 @@ class RayExecutor(Executor):
         import ray
 
         remote: Any = ray.remote(
-            num_cpus=self._needs.cpus,
-            num_gpus=self._needs.gpus,
+            num_cpus=round(self._needs.cpus, 4),
+            num_gpus=round(self._needs.gpus, 4),
             memory=int(self._needs.memory_gib * 2**30),
-            max_retries=-1,
+            max_retries=_MOST_RETRIES,
         )
         ref = remote(_on_a_node).remote(function, *args, **kwargs)
         self._refs.append(ref)
-        future: Future[Any] = ref.future()
-        return future
+        told: Future[Any] = Future()
+        ref.future().add_done_callback(lambda found: _tell(told, found))
+        return told
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Cancel what waits, and leave the cluster."""
@@ -168,6 +208,23 @@ class RayExecutor(Executor):
             for ref in self._refs:
                 ray.cancel(ref, force=False)
         ray.shutdown()
+
+
+def _tell(told: Future[Any], found: Future[Any]) -> None:
+    """What became of a task, with the error that it raised itself and not Ray's account of it."""
+    from ray.exceptions import RayError, RayTaskError
+
+    if not told.set_running_or_notify_cancel():
+        return
+    error = found.exception()
+    if error is None:
+        told.set_result(found.result())
+    elif isinstance(error, RayTaskError):
+        told.set_exception(error.cause)
+    elif isinstance(error, RayError):  # A worker or node that was lost more often than Ray runs a task again.
+        told.set_exception(BrokenExecutor(str(error).strip().splitlines()[0]))
+    else:
+        told.set_exception(error)
 
 
 def _on_a_node(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from statistics import fmean
 
 from tinyengram.scoring.probes import PromptName
@@ -93,7 +94,7 @@ def _together(results: Results, reached: list[Comparison]) -> list[str]:
         for kind, sign in (("less far", -1), ("farther", 1)):
             shown = [one for one in reached if one.moved[prompt].shown and sign * one.moved[prompt].mean > 0]
             if shown:
-                ratios = (f"{one.arm} ({shift_ratio(results, one, prompt):.2g} times)" for one in shown)
+                ratios = (f"{one.arm} ({_as_far(shift_ratio(results, one, prompt))})" for one in shown)
                 moved.append(f"{kind} with {', '.join(ratios)}")
         sentences.append(f"At matched eval loss in the {prompt} prompt, against {reference}, {'; '.join(told)}.")
         if moved:
@@ -102,6 +103,10 @@ def _together(results: Results, reached: list[Comparison]) -> list[str]:
         if one.missed:
             sentences.append(_missed(one))
     return sentences
+
+
+def _as_far(ratio: float) -> str:
+    return f"{ratio:.2g} times" if math.isfinite(ratio) else "the reference moved nothing"
 
 
 def _missed(comparison: Comparison) -> str:

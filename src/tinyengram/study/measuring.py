@@ -103,11 +103,14 @@ class Differences:
         return self._moved(base, centred_shift_by_question)
 
     def _moved(self, base: Panel, by_question: Callable[[Any, Any], list[float]]) -> dict[PromptName, Difference]:
-        return {
-            name: self._between([by_question(panel.truthfulqa[name], scores) for panel in self._panels])
-            for name, scores in base.truthfulqa.items()
-            if self._panels
-        }
+        found = {}
+        for name, scores in base.truthfulqa.items() if self._panels else ():
+            rows = [panel.truthfulqa[name].rows for panel in self._panels]
+            if rows[::2] == rows[1::2]:  # Neither moved farther.
+                found[name] = no_difference(len(rows[0]), len(rows) // 2, self._comparisons)
+            else:
+                found[name] = self._between([by_question(panel.truthfulqa[name], scores) for panel in self._panels])
+        return found
 
     def accuracy(self) -> dict[str, dict[PromptName, Difference]]:
         """Of ``acc_norm`` for each choice set and way of asking."""

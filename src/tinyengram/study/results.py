@@ -134,6 +134,11 @@ class Measurement(BaseModel):
     drift: TextDrift | None = None
     calls: CallAccuracy | None = None
 
+    @property
+    def stop(self) -> tuple[int, str]:
+        """Tells the stops of a run apart; those that are mixtures may share a step."""
+        return self.step, "" if self.between is None else str(self.between)
+
 
 class Comparison(BaseModel):
     """One arm against the reference at matched eval loss, over all seeds in which it was reached.

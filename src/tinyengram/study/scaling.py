@@ -7,6 +7,7 @@ a part of it back. Each scale is a stop of an arm that was not trained.
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,13 @@ def scaled_run(
 
     start, end = source.points[0], source.points[-1]
     assert end.checkpoint is not None
-    job = _job(source, scales)
+    job = scaled_job(source, scales)
     folder = out / "jobs" / job
-    if (done := read_trajectory(folder)) is not None:
+    done = read_trajectory(folder)
+    if done is not None and is_scaled(source, scales, out):
         return done.model_copy(update={"arm": name})
+    if done is not None:
+        shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     line = Blend(study.base, None, out / "jobs" / source.job / end.checkpoint)
     losses, points = losses_of_stops(study, material), [start]
@@ -58,11 +62,13 @@ def scaled_run(
 
 
 def is_scaled(source: Trajectory, scales: Sequence[float], out: Path) -> bool:
-    """Whether :func:`scaled_run` finds in a run folder what it is asked for."""
-    return read_trajectory(out / "jobs" / _job(source, scales)) is not None
+    """Whether :func:`scaled_run` finds in a run folder what it is asked for, made of this very run."""
+    done = read_trajectory(out / "jobs" / scaled_job(source, scales))
+    return done is not None and done.points[0] == source.points[0]  # Not even two runs of one job took as long.
 
 
-def _job(source: Trajectory, scales: Sequence[float]) -> str:
+def scaled_job(source: Trajectory, scales: Sequence[float]) -> str:
+    """The name of the folder in ``jobs`` that :func:`scaled_run` fills."""
     return f"scaled-{hashlib.sha256(f'{source.job} {list(scales)}'.encode()).hexdigest()[:16]}"
 
 

@@ -110,7 +110,8 @@ def paired_difference(
         means = means + spread * generator.standard_t(seeds - 1, size=_RESAMPLES)
     low, high = np.quantile(means, [tail, 1 - tail])
     if not high - low > 1e-12:  # Seeds that undo each other question by question.
-        return _without_spread(differences, False, comparisons).model_copy(update={"p_value": p_value})
+        undone = {"p_value": p_value, "not_estimated": "the seeds undo each other question by question"}
+        return _without_spread(differences, False, comparisons).model_copy(update=undone)
     return Difference(
         mean=float(differences.mean()),
         low=float(low),

@@ -6,7 +6,7 @@ is where the study does it itself, so that a piece that was lost is done again a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -23,11 +23,12 @@ _DECIDING = ("tinyengram", "torch", "transformers", "peft")
 
 @dataclass(frozen=True)
 class Train:
-    """Train an arm with one seed; ``rate`` is one of its ``rates``, or None."""
+    """Train an arm with one seed; ``rate`` is one of its ``rates``, or None. ``job`` is the digest that it comes to."""
 
     arm: str
     seed: int
     rate: float | None
+    job: str
 
     def __str__(self) -> str:
         return f"Trained {self.arm}, seed {self.seed}" + (f", learning rate {self.rate:g}" if self.rate else "")
@@ -35,10 +36,11 @@ class Train:
 
 @dataclass(frozen=True)
 class Scale:
-    """Scale the last checkpoint of ``source``; the stops of an arm with ``wise_ft``."""
+    """Scale the last checkpoint of ``source``; the stops of an arm with ``wise_ft``. ``job`` names their folder."""
 
     arm: str
     source: Trajectory
+    job: str
 
     def __str__(self) -> str:
         return f"Scaled {self.source.arm}, seed {self.source.seed}, for {self.arm}"
@@ -46,10 +48,11 @@ class Scale:
 
 @dataclass(frozen=True)
 class Close:
-    """Look for an adapter between two stops of a run that is nearer to the reference's loss."""
+    """Look for an adapter between two stops of a run that is nearer to the reference's loss; ``job`` is its folder."""
 
     pair: MatchedPair
     run: Trajectory
+    job: str
 
     def __str__(self) -> str:
         return f"Looked between stops of {self.run.arm}, seed {self.run.seed}"
@@ -63,6 +66,11 @@ class Ask:
     checkpoint: str | None
     whole: bool
 
+    @property
+    def job(self) -> str | None:
+        """What is asked."""
+        return self.checkpoint
+
     def __str__(self) -> str:
         return f"Asked {self.label}"
 
@@ -71,17 +79,25 @@ Task = Train | Scale | Close | Ask
 
 
 @dataclass(frozen=True)
+class Plan:
+    """A study that is known by what its JSON says: a process that has its material at hand knows it again."""
+
+    written: str
+    study: Study = field(compare=False)  # JSON has no infinity.
+
+
+@dataclass(frozen=True)
 class Order:
     """A task with what a process must know and have to do it.
 
     Attributes:
-        plan: The study, as JSON.
+        plan: The study.
         out: The run folder, as the process sees it.
         versions: The libraries that decide what a run comes to, as they are where the study is.
         task: What is to be done.
     """
 
-    plan: str
+    plan: Plan
     out: str
     versions: dict[str, str]
     task: Task
@@ -89,7 +105,7 @@ class Order:
 
 def order(study: Study, out: Path, task: Task) -> Order:
     """An order by the study of this process."""
-    return Order(study.model_dump_json(), str(out.resolve()), _versions(), task)
+    return Order(Plan(study.model_dump_json(), study), str(out.resolve()), _versions(), task)
 
 
 def carry_out(given: Order) -> dict[str, float]:
@@ -146,9 +162,16 @@ class Hand:
         from tinyengram.training.run import run_job
 
         self._clock.seconds.clear()
+        if not isinstance(task, Ask):
+            self._scorer.forget()  # Not beside what is trained.
         if isinstance(task, Train):
+            job = self._jobs.job(task.arm, task.seed, task.rate)
+            if job.digest != task.job:
+                raise TinyEngramError(
+                    f"A worker ({_place()}) reads other data or another base than the study: its job is {job.digest}, "
+                    f"not {task.job}. Name files by paths that every node has, the same files under each."
+                )
             with self._clock.phase(f"train {task.arm}"):
-                job = self._jobs.job(task.arm, task.seed, task.rate)
                 run_job(job, self._out, label=task.arm, examples=self._material.examples)
         elif isinstance(task, Scale):
             wise = self._study.arms[task.arm].wise_ft
@@ -164,8 +187,8 @@ class Hand:
 
 
 @lru_cache(maxsize=1)
-def _hand(plan: str, out: str) -> Hand:
-    return Hand(Study.model_validate_json(plan), Path(out))
+def _hand(plan: Plan, out: str) -> Hand:
+    return Hand(plan.study, Path(out))
 
 
 def _silent(event: Any) -> None:

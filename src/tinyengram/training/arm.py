@@ -24,6 +24,7 @@ from tinyengram.training.trajectory import (
     Trajectory,
     TrajectoryPoint,
     drop_unfinished_checkpoints,
+    drop_what_came_of_it,
     keep_adapter_only,
     read_trajectory,
     write_trajectory,
@@ -127,6 +128,7 @@ def train_arm(
         drop_unfinished_checkpoints(folder, trajectory)
     if done is None:
         if writes:
+            drop_what_came_of_it(folder)
             write_trajectory(folder, trajectory)
         if on_step is not None:
             on_step(_start_event(trajectory, total_steps(settings, len(train), trainer.args.world_size)))

@@ -50,6 +50,9 @@ class Blend:
 
     def __init__(self, base: BaseSpec, before: Path | None, after: Path) -> None:
         self._after = after
+        for checkpoint in (before, after):
+            if checkpoint is not None and not any(checkpoint.glob("*.safetensors")):
+                raise CannotBlend(f"the weights in {checkpoint} are not there")
         if before is None:
             linear = scaled_tensors(_options(after))
         elif _options(before) != _options(after):

@@ -125,6 +125,15 @@ def drop_unfinished_checkpoints(folder: Path, trajectory: Trajectory) -> None:
             shutil.rmtree(path)
 
 
+def drop_what_came_of_it(folder: Path) -> None:
+    """Remove what was mixed of, and noted of, the checkpoints of a run that is done anew in its folder."""
+    for path in [*folder.glob("between-*"), *folder.glob("*.key")]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def keep_adapter_only(checkpoint: Path) -> None:
     """Drop what only a continuation of the training needs (optimizer, random state) from a checkpoint."""
     for path in checkpoint.iterdir():
