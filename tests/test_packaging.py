@@ -18,7 +18,16 @@ LOCK = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().
 
 
 def requirements() -> list[Requirement]:
-    return [Requirement(one) for one in (*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"])]
+    """Of the package, of its extras and of its development, which names the extras as extras of the package."""
+    extras = [one for part in PROJECT["optional-dependencies"].values() for one in part]
+    found = [Requirement(one) for one in (*PROJECT["dependencies"], *extras)]
+    return [one for one in found if one.name != PROJECT["name"]]
+
+
+def extras_for_users() -> list[str]:
+    """Names of what the extras add that are not the development's."""
+    extras = {name: part for name, part in PROJECT["optional-dependencies"].items() if name != "dev"}
+    return [Requirement(one).name for part in extras.values() for one in part]
 
 
 @pytest.mark.parametrize("requirement", requirements(), ids=str)
@@ -32,6 +41,7 @@ def test_what_is_imported_is_declared() -> None:
         requirement.name.replace("-", "_").lower() for requirement in requirements()[: len(PROJECT["dependencies"])]
     }
     declared |= {"yaml"} if "pyyaml" in declared else set()
+    declared |= {name.replace("-", "_").lower() for name in extras_for_users()}
     pattern = re.compile(r"^\s*(?:from|import) ([a-zA-Z_]\w*)", re.MULTILINE)
     for file in (ROOT / "src").rglob("*.py"):
         for name in pattern.findall(file.read_text().replace('"""', "\n#")):

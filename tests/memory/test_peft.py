@@ -299,6 +299,7 @@ def test_two_processes_train_what_one_does(tmp_path: Path, mode: str) -> None:
         torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=5e-4)
 
 
+@pytest.mark.slow  # test_sharding trains under FSDP2 as Trainer does.
 def test_fsdp_wraps_and_steps(tmp_path: Path) -> None:
     assert run_parallel(tmp_path, "fsdp", 2)["done"]
 
