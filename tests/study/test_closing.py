@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.arms import ENGRAM, EXACT, LORA, examples, settings, tiny_base
+from tinyengram.errors import TinyEngramError
 from tinyengram.progress import Clock
 from tinyengram.study import closing
 from tinyengram.study.closing import Closer
@@ -188,3 +189,14 @@ def test_a_close_pair_is_left_as_it_is(tmp_path: Path) -> None:
     run = trained(tmp_path, "lora")
     near = pair_at(run, 2, run.points[2].eval_loss_answer * 1.04)
     assert closer(tmp_path).closer(near, run) == (near, "")
+
+
+def test_a_mixture_of_weights_that_are_gone_is_refused_and_not_noted_as_vain(tmp_path: Path) -> None:
+    run = trained(tmp_path, "lora")
+    weights = tmp_path / "jobs" / "j" / "checkpoint-10" / "adapter_model.safetensors"
+    kept = weights.read_bytes()
+    weights.unlink()
+    with pytest.raises(TinyEngramError, match="checkpoint-10 are not there, and a mixture"):
+        closer(tmp_path).closer(pair_at(run, 2, middle(run, 2)), run)
+    weights.write_bytes(kept)
+    assert closer(tmp_path).closer(pair_at(run, 2, middle(run, 2)), run)[0].close

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch.distributed.tensor import DTensor, Replicate, Shard
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 _FIRST_CAPACITY = 1024
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -116,8 +118,8 @@ class RowSparseAdamW(torch.optim.AdamW):
 
     def _step_rows(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
         assert parameter.grad is not None
-        if isinstance(parameter, DTensor):
-            held = self._of_shard(parameter)
+        if _is_cut(parameter):
+            held = self._of_shard(cast("DTensor", parameter))
             rows, gradient = _rows_of(_shard(parameter.grad))
             _step(_shard(parameter), rows, gradient, held, rows, group)
             return
@@ -133,6 +135,8 @@ class RowSparseAdamW(torch.optim.AdamW):
 
     def _of_shard(self, parameter: DTensor) -> dict[str, torch.Tensor]:
         """State of this process's rows; made at the first step, also of a process that has none of what was read."""
+        from torch.distributed.tensor import DTensor
+
         state = self.state[parameter]
         if not state:
             steps = torch.zeros(len(_shard(parameter)), dtype=torch.int64, device=_shard(parameter).device)
@@ -193,8 +197,19 @@ def _step(
     parameter.index_copy_(0, rows, old.mul_(1 - group["lr"] * group["weight_decay"]).sub_(change))
 
 
+def _is_cut(parameter: torch.Tensor) -> bool:
+    """Whether a process has a part of a parameter alone."""
+    if not torch.distributed.is_available():  # Not every build of torch has it.
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(parameter, DTensor)
+
+
 def _shard(tensor: torch.Tensor) -> torch.Tensor:
     """What this process has of a tensor that is cut along its first axis."""
+    from torch.distributed.tensor import DTensor, Replicate, Shard
+
     assert isinstance(tensor, DTensor)
     if not all(isinstance(placement, Replicate) or placement == Shard(0) for placement in tensor.placements):
         raise ValueError(

@@ -49,10 +49,12 @@ class Blend:
     """
 
     def __init__(self, base: BaseSpec, before: Path | None, after: Path) -> None:
+        from tinyengram.scoring.checkpoints import gone, has_weights
+
         self._after = after
         for checkpoint in (before, after):
-            if checkpoint is not None and not any(checkpoint.glob("*.safetensors")):
-                raise CannotBlend(f"the weights in {checkpoint} are not there")
+            if checkpoint is not None and not has_weights(checkpoint):
+                raise gone(checkpoint, "a mixture with others is asked for")
         if before is None:
             linear = scaled_tensors(_options(after))
         elif _options(before) != _options(after):
