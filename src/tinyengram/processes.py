@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from tinyengram.errors import TinyEngramError
+
 # accelerate 1.10: kinds of distributed runs in which a parameter lies on a device in part, or is copied elsewhere.
 SHARDING = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA")
 
@@ -16,6 +18,53 @@ SHARDING = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA")
 def processes() -> int:
     """How many work together, as ``torchrun`` and ``accelerate launch`` say it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """Which of them this is; the first, 0, writes."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def share_of_each(count: int, name: str) -> int:
+    """How many of the ``count`` texts of a step each process reads.
+
+    Raises:
+        TinyEngramError: They cannot be shared out evenly.
+    """
+    together = processes()
+    if count % together:
+        raise TinyEngramError(
+            f"{name}={count} texts cannot be shared out among {together} processes. Give a multiple of {together}, or "
+            "start fewer processes."
+        )
+    return count // together
+
+
+def engine(arguments: Any) -> str:
+    """What a run's optimizer state lies in: ``"whole"`` tensors in each process, or the shards of this engine."""
+    return "whole" if keeps_parameters_whole(arguments) else str(arguments.distributed_state.distributed_type.value)
+
+
+def refuse_unfit(arguments: Any) -> None:
+    """Refuse a run of several processes that would not train one model together.
+
+    Args:
+        arguments: ``TrainingArguments`` of a trainer that was made.
+
+    Raises:
+        TinyEngramError: accelerate trains each process by itself, or cuts parameters as FSDP1 does.
+    """
+    if arguments.world_size != processes():
+        raise TinyEngramError(
+            f"{processes()} processes were started, and accelerate makes them train by themselves, each the whole "
+            f"(world size {arguments.world_size}): it knows no way to join them on this machine's devices. Start one, "
+            "or take another engine than the one that accelerate's settings name."
+        )
+    if engine(arguments) == "FSDP" and not cuts_by_rows(arguments):
+        raise TinyEngramError(
+            "FSDP of version 1 flattens parameters, so that an adapter cannot be told from its base. Give "
+            "fsdp_version: 2 in accelerate's config (FSDP_VERSION=2)."
+        )
 
 
 def leave_process_group() -> None:

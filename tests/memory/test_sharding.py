@@ -1,7 +1,4 @@
-"""FSDP2 under Trainer, as accelerate makes it, on CPUs: what several processes train is what one does.
-
-accelerate shards on accelerators alone, so the processes here are told that theirs is one.
-"""
+"""FSDP2 under Trainer, as accelerate makes it, on CPUs: what several processes train is what one does."""
 
 from __future__ import annotations
 
@@ -21,10 +18,9 @@ from tests.memory.tiny import logits_of, some_ids, tiny_model
 
 SCRIPT = """
 import json, os, sys
-import accelerate.state as state
-from accelerate.utils import FullyShardedDataParallelPlugin
 from peft import get_peft_model
 from transformers import Trainer, TrainingArguments
+from tests.memory.cpu_shards import shard_on_cpus
 from tests.memory.tiny import some_ids, tiny_config, tiny_model
 from tinyengram import processes
 
@@ -33,15 +29,7 @@ ranks = int(os.environ.get("WORLD_SIZE", "1"))
 if ranks == 1:
     processes.exchanges_sparse_gradients = lambda: False  # Dense, as in shards.
 else:
-    begin = state.AcceleratorState.__init__
-
-    def sharding(self, *given, fsdp_plugin=None, **named):
-        begin(self, *given, **named)
-        if fsdp_plugin is not None:
-            self.distributed_type = state.PartialState._shared_state["distributed_type"] = state.DistributedType.FSDP
-            self.fsdp_plugin = fsdp_plugin
-
-    state.AcceleratorState.__init__ = sharding
+    shard_on_cpus()
 import torch
 torch.manual_seed(0)
 if memory.pop("exact", False):

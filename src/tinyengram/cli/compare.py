@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from concurrent.futures import Executor
 from contextlib import nullcontext
@@ -42,7 +41,7 @@ def compare(
     plan = load_study(study)
     folder = out or Path("runs") / plan.name
     prepare_process()
-    from tinyengram.processes import leave_process_group, processes
+    from tinyengram.processes import leave_process_group, processes, rank
     from tinyengram.report.table import terminal_tables
     from tinyengram.study.executors import Needs, Processes, on_ray, share_threads
     from tinyengram.study.run import help_training, run_study
@@ -54,7 +53,7 @@ def compare(
             "torchrun trains each arm on several processes, --workers and --ray train several arms side by side. Give "
             "one of them."
         )
-    if int(os.environ.get("RANK", "0")):  # Set by `torchrun` and `accelerate launch`.
+    if rank():
         help_training(plan, folder)
         leave_process_group()
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -54,10 +54,14 @@ def train(
     from tinyengram.report.plain import scorecard_table
     from tinyengram.report.scorecard import scorecard
     from tinyengram.study.plan import checked
+    from tinyengram.study.run import help_training
+    from tinyengram.study.tuning import RUN, study_of_one
     from tinyengram.study.tuning import train as run
     from tinyengram.training.job import BaseSpec, DataSpec
 
     prepare_process()
+    from tinyengram.processes import leave_process_group, rank
+
     spec = checked(
         DataSpec,
         {
@@ -73,18 +77,21 @@ def train(
     said = {"max_steps": max_steps, "epochs": epochs, "learning_rate": learning_rate}
     settings = {name: value for name, value in said.items() if value is not None}
     settings |= {"batch_size": batch_size, "hold_weight": hold_weight}
+    how: dict[str, Any] = {
+        "base": BaseSpec(name=base),
+        "method": method,
+        "open_after": open_after,
+        "settings": settings,
+        "questions": questions,
+        "seed": seed,
+    }
+    if rank():
+        help_training(study_of_one(spec, **how), out / RUN)
+        leave_process_group()
+        return
     with interruptible("Interrupted. Run the same command to continue."), Live(Console(stderr=True)) as live:
-        tuned = run(
-            spec,
-            base=BaseSpec(name=base),
-            out=out,
-            method=method,
-            open_after=open_after,
-            settings=settings,
-            questions=questions,
-            seed=seed,
-            on_event=live.show,
-        )
+        tuned = run(spec, out=out, on_event=live.show, **how)
+    leave_process_group()
     if as_json:
         print(tuned.results.model_dump_json())
         return

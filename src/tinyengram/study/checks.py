@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel
 
 from tinyengram.files import write_atomically
+from tinyengram.processes import share_of_each
 from tinyengram.study.material import Material
 from tinyengram.study.plan import Study, StudyError
 from tinyengram.training.job import first_difference
@@ -48,11 +49,15 @@ def check_folder(study: BaseModel, out: Path) -> None:
 def check_arms(study: Study, material: Material, out: Path) -> None:
     """Put every arm's adapter on a hollow copy of the base, and see whether the disk holds the checkpoints."""
     from tinyengram.training import check_config, config_for
+    from tinyengram.training.options import total_steps
 
     needed = 0
     for name, arm in study.arms.items():
         try:
             settings = study.settings(name)
+            share_of_each(settings.batch_size, "batch_size")
+            if settings.hold_weight:
+                share_of_each(settings.hold_batch_size, "hold_batch_size")
             examples = material.examples
             config = config_for(arm.method, arm.options, base=material.base, examples=examples, settings=settings)
             parameters = check_config(config, material.base)
@@ -62,7 +67,7 @@ def check_arms(study: Study, material: Material, out: Path) -> None:
             if type(error).__module__.startswith("tinyengram"):
                 raise StudyError(f"Arm {name!r}: {error}") from error
             raise
-        stops = math.ceil(_total_steps(study, name, len(material.examples.train)) / settings.eval_every)
+        stops = math.ceil(total_steps(settings, len(material.examples.train)) / settings.eval_every)
         runs = len(study.seeds) + max(0, len(arm.rates) - 1)
         copies = (stops + _OPTIMIZER_COPIES) * runs
         if arm.wise_ft is not None:  # Nothing is trained.
@@ -83,11 +88,3 @@ def _check_scaling(of: str, options: dict[str, Any]) -> None:
         scaled_tensors(options)
     except CannotBlend as refusal:
         raise StudyError(f"wise_ft cannot scale {of!r}: {refusal}. Leave it out, or scale another arm.") from refusal
-
-
-def _total_steps(study: Study, arm: str, examples: int) -> int:
-    settings = study.settings(arm)
-    if settings.max_steps is not None:
-        return settings.max_steps
-    per_epoch = math.ceil(examples / (settings.batch_size * settings.gradient_accumulation))
-    return math.ceil(per_epoch * (settings.epochs or 1))

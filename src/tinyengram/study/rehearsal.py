@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tinyengram.errors import TinyEngramError
 from tinyengram.files import keep_trace
 from tinyengram.host import versions
+from tinyengram.processes import processes
 from tinyengram.study.material import Material
 from tinyengram.study.plan import Study, StudyError
 from tinyengram.training.examples import prompts_to_hold
@@ -88,15 +89,16 @@ def _take_steps(study: Study, material: Material, arm: str, example: EncodedExam
     base = load_fresh(study.base)
     options, method = study.arms[arm].options, study.arms[arm].method
     config = config_for(method, options, base=base, examples=material.examples, settings=settings)
-    changes = {"max_steps": _STEPS, "epochs": None, "batch_size": 1, "gradient_accumulation": 1, "eval_every": _STEPS}
+    changes = {"max_steps": _STEPS, "epochs": None, "gradient_accumulation": 1, "eval_every": _STEPS}
     rate = min(max(settings.learning_rate, _LEAST_RATE), _HIGHEST_RATE)
     rates = {"learning_rate": rate, "warmup_ratio": 0.0, "lr_scheduler": "constant"}
-    settings = settings.model_copy(update={**changes, **rates, "hold_prompts": 2, "hold_batch_size": 1})
+    each = {"batch_size": processes(), "hold_prompts": 2, "hold_batch_size": processes()}
+    settings = settings.model_copy(update={**changes, **rates, **each})
     return train_arm(
         arm=arm,
         base=base,
         config=config,
-        train=[example],
+        train=[example] * processes(),
         eval=[example],
         settings=settings,
         seed=study.seeds[0],

@@ -28,7 +28,7 @@ _LEAST_STEPS, _MOST_STEPS = 24, 300
 _STOPS = 6
 # An earlier stop whose loss is lower by more than this share is pointed out.
 _OVERFITTED = 0.05
-_RUN = "run"
+RUN = "run"
 
 
 @dataclass(frozen=True)
@@ -86,21 +86,58 @@ def train(
     Raises:
         TinyEngramError: Something cannot be had or used; nothing was trained then.
 
+    In a run of several processes this is for the first; the others call :func:`tinyengram.study.run.help_training` with
+    :func:`study_of_one`, as the command does.
+
     Example:
         >>> import tinyengram
         >>> tuned = tinyengram.train("chats.jsonl", base="Qwen/Qwen3-0.6B", out="adapter")  # doctest: +SKIP
         >>> tuned.finding  # doctest: +SKIP
     """
+    from tinyengram.report.card import render_card
     from tinyengram.report.columns import study_columns
     from tinyengram.report.scorecard import scorecard
     from tinyengram.report.telling import in_words
+
+    out = Path(out)
+    _check_out(out)
+    study = study_of_one(
+        data,
+        base=base,
+        method=method,
+        open_after=open_after,
+        settings=settings,
+        questions=questions,
+        seed=seed,
+    )
+    how = study.settings(study.reference)
+    length = f"{how.max_steps} steps" if how.max_steps else f"{how.epochs:g} epochs, steps"
+    on_event(PhaseEvent(f"{length} of {how.batch_size} texts."))
+    results = run_study(study, out / RUN, on_event)
+    (trajectory,) = results.trajectories
+    finding = " ".join([in_words(scorecard(study_columns(results, out / RUN))), *_remarks(trajectory)])
+    _lay_out(trajectory, out)
+    tuned = Tuned(out, results, finding)
+    write_atomically(out / "README.md", render_card(tuned))
+    return tuned
+
+
+def study_of_one(
+    data: str | DataSpec,
+    *,
+    base: str | BaseSpec,
+    method: str,
+    open_after: str | None,
+    settings: dict[str, Any] | None,
+    questions: int,
+    seed: int,
+) -> Study:
+    """The study of one arm that :func:`train` runs in ``run/``; arguments and errors as there."""
     from tinyengram.sources import load_config, load_tokenizer
     from tinyengram.training.examples import load_examples
 
     data = DataSpec(name=data) if isinstance(data, str) else data
     base = BaseSpec(name=base) if isinstance(base, str) else base
-    out = Path(out)
-    _check_out(out)
     revision, trust = base.revision, base.trust_remote_code
     tokenizer = load_tokenizer(base.name, revision=revision, trust_remote_code=trust)
     config = load_config(base.name, revision=revision, trust_remote_code=trust)
@@ -122,17 +159,7 @@ def train(
         "reference": name,
         "seeds": [seed],
     }
-    study = checked(Study, content)
-    on_event(PhaseEvent(f"{steps} steps of {study.settings(name).batch_size} texts."))
-    results = run_study(study, out / _RUN, on_event)
-    (trajectory,) = results.trajectories
-    finding = " ".join([in_words(scorecard(study_columns(results, out / _RUN))), *_remarks(trajectory)])
-    _lay_out(trajectory, out)
-    tuned = Tuned(out, results, finding)
-    from tinyengram.report.card import render_card
-
-    write_atomically(out / "README.md", render_card(tuned))
-    return tuned
+    return checked(Study, content)
 
 
 def _latched(arm: ArmSection, method: str, open_after: str) -> ArmSection:
@@ -148,7 +175,7 @@ def _check_out(out: Path) -> None:
     """Refuse a folder that holds something else before anything is fetched."""
     if out.exists() and not out.is_dir():
         raise TinyEngramError(f"--out {out} names a file. Name a folder.")
-    if out.is_dir() and any(out.iterdir()) and not (out / _RUN).is_dir():
+    if out.is_dir() and any(out.iterdir()) and not (out / RUN).is_dir():
         raise TinyEngramError(f"--out {out} is not empty and was not made by train. Name another folder.")
 
 
@@ -173,12 +200,12 @@ def _remarks(trajectory: Trajectory) -> list[str]:
         return []
     return [
         f"Eval loss was lower at step {best.step} ({then:.4f}) than at the end ({now:.4f}): train for fewer steps, or "
-        f"take {_RUN}/jobs/{trajectory.job}/{best.checkpoint}."
+        f"take {RUN}/jobs/{trajectory.job}/{best.checkpoint}."
     ]
 
 
 def _lay_out(trajectory: Trajectory, out: Path) -> None:
     """Copy the last checkpoint's adapter to ``out``."""
-    checkpoint = out / _RUN / "jobs" / trajectory.job / str(trained(trajectory.points)[-1].checkpoint)
+    checkpoint = out / RUN / "jobs" / trajectory.job / str(trained(trajectory.points)[-1].checkpoint)
     for file in checkpoint.iterdir():
         copy_atomically(file, out / file.name)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinyengram.errors import TinyEngramError
+from tinyengram.processes import engine, refuse_unfit
 from tinyengram.progress import StepEvent
 from tinyengram.training.adapters import describe_base
 from tinyengram.training.losses import eval_losses
@@ -123,6 +124,13 @@ def train_arm(
         TrajectoryKeeper(folder, trajectory, on_step, description),
         args=training_arguments(settings, seed, folder),
     )
+    refuse_unfit(trainer.args)
+    if done is not None and done.engine != engine(trainer.args):
+        raise TinyEngramError(
+            f"{folder} was begun with the optimizer's state as {done.engine!r} keeps it, which cannot be continued as "
+            f"{engine(trainer.args)!r}. Continue as it was begun, or delete the folder to begin anew."
+        )
+    trajectory.engine = engine(trainer.args)
     writes = trainer.is_world_process_zero()  # Of several processes the first.
     if writes:
         drop_unfinished_checkpoints(folder, trajectory)
@@ -131,7 +139,7 @@ def train_arm(
             drop_what_came_of_it(folder)
             write_trajectory(folder, trajectory)
         if on_step is not None:
-            on_step(_start_event(trajectory, total_steps(settings, len(train), trainer.args.world_size)))
+            on_step(_start_event(trajectory, total_steps(settings, len(train))))
     trainer.train(resume_from_checkpoint=str(folder / last) if last else None)
     trajectory.finished = True
     if writes:

@@ -7,7 +7,6 @@ as PEFT would have it; ``docs/methods.md`` lists it.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -210,17 +209,11 @@ def _is_unmapped(method: str, model: Any) -> bool:
     return bool(known) and method != "ln_tuning" and getattr(model.config, "model_type", None) not in known
 
 
-def total_steps(settings: TrainingSettings, examples: int, processes: int = 1) -> int:
-    """Optimizer steps of a run, as ``transformers.Trainer`` counts them.
-
-    Args:
-        settings: How is trained.
-        examples: Training examples.
-        processes: That train together.
-    """
+def total_steps(settings: TrainingSettings, examples: int) -> int:
+    """Optimizer steps of a run on so many training examples, as ``transformers.Trainer`` counts them."""
     if settings.max_steps is not None:
         return settings.max_steps
-    batches = math.ceil(examples / (settings.batch_size * processes))
+    batches = math.ceil(examples / settings.batch_size)
     return math.ceil((settings.epochs or 1.0) * max(1, math.ceil(batches / settings.gradient_accumulation)))
 
 
@@ -233,7 +226,7 @@ def _total_step(given: int | None, settings: TrainingSettings | None, examples: 
                 "Give total_step, the number of optimizer steps."
             )
         return given
-    steps = total_steps(settings, examples, int(os.environ.get("WORLD_SIZE", "1")))
+    steps = total_steps(settings, examples)
     if steps < 2:
         raise TinyEngramError(
             "The options of 'adalora' are refused: its budget shrinks over 2 steps at least; train longer."

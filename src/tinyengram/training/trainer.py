@@ -14,7 +14,9 @@ import torch
 from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from tinyengram.hardware import device
 from tinyengram.memory.optim import row_sparse_adamw
+from tinyengram.processes import share_of_each
 from tinyengram.progress import StepEvent
 from tinyengram.training.adapters import note_base
 from tinyengram.training.batches import IGNORED, collate, predicting_positions, token_losses
@@ -99,7 +101,7 @@ class ArmTrainer(HoldToBase, Trainer):
             callbacks=[*(kind(model, keeper.folder) for kind in (Allocation, PromptEncoder)), keeper],
             held=lessons.held,
             hold_weight=settings.hold_weight if lessons.held else 0.0,
-            hold_batch_size=settings.hold_batch_size,
+            hold_batch_size=share_of_each(settings.hold_batch_size, "hold_batch_size") if lessons.held else 1,
             **options,
         )
         self.remove_callback(PrinterCallback)
@@ -143,7 +145,7 @@ def training_arguments(settings: TrainingSettings, seed: int, folder: Path) -> T
     """The arguments of an arm's trainer; the start is measured before, on the base itself."""
     arguments = TrainingArguments(
         output_dir=str(folder),
-        per_device_train_batch_size=settings.batch_size,
+        per_device_train_batch_size=share_of_each(settings.batch_size, "batch_size"),
         per_device_eval_batch_size=settings.eval_batch_size or settings.batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation,
         max_steps=settings.max_steps or -1,
@@ -168,6 +170,7 @@ def training_arguments(settings: TrainingSettings, seed: int, folder: Path) -> T
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
+        use_cpu=device().type == "cpu",  # Else processes on CPUs would not be joined.
         dataloader_pin_memory=torch.cuda.is_available(),
     )
     # One process drives one device; several devices are for `torchrun` or `accelerate launch`.

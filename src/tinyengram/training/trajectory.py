@@ -66,6 +66,7 @@ class Trajectory(_Record):
     ``job`` is the digest of the job, which names its folder; empty in runs before 0.2.
     ``held`` counts the prompts on which it was held to the base, by kind.
     ``broke_down_at`` is the step whose loss was not finite, at which the run was stopped; None: it did not break down.
+    ``engine`` says what its checkpoints can be continued by; see :func:`tinyengram.processes.engine`.
     """
 
     arm: str
@@ -79,6 +80,7 @@ class Trajectory(_Record):
     finished: bool
     held: dict[str, int] = {}
     broke_down_at: int | None = None
+    engine: str = "whole"
 
 
 def unbroken(trajectory: Trajectory) -> Trajectory:
