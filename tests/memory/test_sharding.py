@@ -22,14 +22,10 @@ from peft import get_peft_model
 from transformers import Trainer, TrainingArguments
 from tests.memory.cpu_shards import shard_on_cpus
 from tests.memory.tiny import some_ids, tiny_config, tiny_model
-from tinyengram import processes
 
 out, memory, steps, resume = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3]), sys.argv[4] or None
 ranks = int(os.environ.get("WORLD_SIZE", "1"))
-if ranks == 1:
-    processes.exchanges_sparse_gradients = lambda: False  # Dense, as in shards.
-else:
-    shard_on_cpus()
+shard_on_cpus()
 import torch
 torch.manual_seed(0)
 if memory.pop("exact", False):

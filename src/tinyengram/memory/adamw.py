@@ -80,9 +80,9 @@ class TouchedRows:
 class RowSparseAdamW(torch.optim.AdamW):
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101) that also steps row by row.
 
-    So it steps a parameter whose gradient is sparse, or whose group has ``by_rows``: there a dense gradient stands for
-    its rows that are not all zero. A row has moments and a step count of its own from the first time that it is
-    touched; at a step in which it is not touched nothing happens to it. When every row is touched at every step this is
+    So it steps a parameter whose gradient is sparse, or whose group has ``by_rows``: those of its rows whose gradient
+    is not all zero. A row has moments and a step count of its own from the first time that it is touched; at a step in
+    which it is not touched nothing happens to it. When every row is touched at every step this is
     ``torch.optim.AdamW``. Everything else is left to ``torch.optim.AdamW`` itself.
 
     Of a parameter that FSDP2 cut along its first axis each process steps its own rows, and their state is cut alike and
@@ -220,12 +220,17 @@ def _shard(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _rows_of(gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The rows that a gradient touches, int64 ``(n,)``, each once, and what it is there, ``(n, …)``."""
-    if gradient.is_sparse:
-        added_up = gradient.coalesce()  # A row that was read more than once stands in it more than once.
-        return added_up.indices()[0], added_up.values()
-    rows = gradient.flatten(1).any(1).nonzero()[:, 0]
-    return rows, gradient[rows]
+    """The rows whose gradient is not all zero, int64 ``(n,)``, each once, and what it is there, ``(n, …)``.
+
+    Rows that are read where nothing is learnt from it, as padding is, are not among them.
+    """
+    if not gradient.is_sparse:
+        rows = gradient.flatten(1).any(1).nonzero()[:, 0]
+        return rows, gradient[rows]
+    added_up = gradient.coalesce()  # A row that was read more than once stands in it more than once.
+    rows, values = added_up.indices()[0], added_up.values()
+    taught = values.flatten(1).any(1)
+    return (rows, values) if taught.all() else (rows[taught], values[taught])
 
 
 def teach_norm_of_sparse_gradients() -> None:
