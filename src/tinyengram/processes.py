@@ -41,8 +41,14 @@ def share_of_each(count: int, name: str) -> int:
 
 
 def engine(arguments: Any) -> str:
-    """What a run's optimizer state lies in: ``"whole"`` tensors in each process, or the shards of this engine."""
-    return "whole" if keeps_parameters_whole(arguments) else str(arguments.distributed_state.distributed_type.value)
+    """How a run's optimizer keeps its state: ``"whole"`` in each process, or in shards, and of how many if that counts.
+
+    What FSDP2 saves is gathered before, and any number of processes cut it anew; DeepSpeed saves each shard.
+    """
+    if keeps_parameters_whole(arguments):
+        return "whole"
+    kind = str(arguments.distributed_state.distributed_type.value)
+    return f"{kind} of {arguments.world_size} processes" if kind == "DEEPSPEED" else kind
 
 
 def refuse_unfit(arguments: Any) -> None:
@@ -65,6 +71,13 @@ def refuse_unfit(arguments: Any) -> None:
             "FSDP of version 1 flattens parameters, so that an adapter cannot be told from its base. Give "
             "fsdp_version: 2 in accelerate's config (FSDP_VERSION=2)."
         )
+
+
+def forget_engine() -> None:
+    """Have transformers load the next model whole: what a DeepSpeed run said of that stays with it (ZeRO-3)."""
+    from transformers.integrations import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()
 
 
 def leave_process_group() -> None:
@@ -96,6 +109,11 @@ def cuts_by_rows(arguments: Any) -> bool:
 
     plugin = AcceleratorState._shared_state.get("fsdp_plugin")
     return not keeps_parameters_whole(arguments) and getattr(plugin, "fsdp_version", 1) == 2
+
+
+def steps_by_rows(arguments: Any) -> bool:
+    """Whether an optimizer of a run of Trainer sees tables whose rows are rows."""
+    return keeps_parameters_whole(arguments) or cuts_by_rows(arguments)
 
 
 def exchanges_sparse_gradients() -> bool:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ def cut(event):
 
 folder, kind, cut_at = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 shard_on_cpus()
+if os.environ.get("AS_ZERO"):  # One process with the optimizer that shards otherwise than by rows get.
+    from tinyengram.training import trainer
+    trainer.steps_by_rows = lambda arguments: False
 method, options = METHODS[kind]
 # An epoch of ten whole steps: the last step of one that is not is filled up by several processes.
 train, how = examples(40), settings()
@@ -73,7 +77,9 @@ def train(folder: Path, kind: str, ranks: int, *, cut_at: int = -1, **environmen
         env={
             **os.environ,
             **environment,
-            "PYTHONPATH": f"{root}{os.pathsep}{root / 'src'}",
+            "PYTHONPATH": os.pathsep.join(
+                [str(root), str(root / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
+            ),
             "OMP_NUM_THREADS": "1",
         },
         check=False,
@@ -104,12 +110,13 @@ def assert_alike(ours: Trajectory, theirs: Trajectory, tolerance: float) -> None
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
     made: dict[str, Trajectory] = {}
 
-    def by_one(kind: str) -> Trajectory:
-        if kind not in made:
-            folder = tmp_path_factory.mktemp("one") / kind
-            train(folder, kind, 1)
-            made[kind] = trained(folder)
-        return made[kind]
+    def by_one(kind: str, **environment: str) -> Trajectory:
+        name = kind + "".join(environment)
+        if name not in made:
+            folder = tmp_path_factory.mktemp("one") / name
+            train(folder, kind, 1, **environment)
+            made[name] = trained(folder)
+        return made[name]
 
     return by_one
 
@@ -149,10 +156,24 @@ def test_shards_are_continued_by_more_processes_and_by_no_single_one(alone: Any,
     train(tmp_path / "run", "hashed", 2, cut_at=8, **SHARDING)
     kept = sorted(path.name for path in (tmp_path / "run").rglob("*"))
     said = train(tmp_path / "run", "hashed", 1)
-    assert "'FSDP' keeps it, which cannot be continued as 'whole'" in said
+    assert "kept as 'FSDP', which cannot be continued as 'whole'" in said
     assert sorted(path.name for path in (tmp_path / "run").rglob("*")) == kept
     train(tmp_path / "run", "hashed", 4, **SHARDING)
     assert_alike(trained(tmp_path / "run"), alone("hashed"), _TOLERANCE["hashed"])
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("together")
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed: make test-zero")
+@pytest.mark.parametrize("kind", ["lora", "hashed", "exact"])
+@pytest.mark.parametrize("stage", [2, 3])
+def test_zero_trains_what_one_process_does(alone: Any, kind: str, stage: int, tmp_path: Path) -> None:
+    """As one process with ``torch.optim.AdamW``, which steps every row."""
+    zero = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage), "DS_ACCELERATOR": "cpu"}
+    train(tmp_path / "run", kind, 2, cut_at=8, **zero)
+    assert "kept as 'DEEPSPEED of 2 processes', which cannot" in train(tmp_path / "run", kind, 1)
+    train(tmp_path / "run", kind, 2, **zero)
+    assert_alike(trained(tmp_path / "run"), alone(kind, AS_ZERO="1"), 1e-5)
 
 
 @pytest.mark.slow

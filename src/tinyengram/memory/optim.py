@@ -98,6 +98,24 @@ def row_sparse_adamw(
     return RowSparseAdamW(groups, lr=learning_rate, betas=betas, eps=eps)
 
 
+def dense_adamw(
+    model: nn.Module,
+    learning_rate: float,
+    *,
+    weight_decay: float = 0.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+    table_learning_rate_factor: float | None = None,
+) -> torch.optim.AdamW:
+    """``torch.optim.AdamW`` with groups, for engines that cut parameters otherwise than by rows (DeepSpeed).
+
+    Args:
+        model, learning_rate, weight_decay, betas, table_learning_rate_factor: As of :func:`row_sparse_adamw`.
+    """
+    _give_sparse_gradients(model, False)
+    groups = parameter_groups(model, learning_rate, weight_decay, table_learning_rate_factor)
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=betas)
+
+
 def for_trainer(model: Any, arguments: Any, optimizer: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """What ``transformers.Trainer`` makes its optimizer from, for a model with a memory that is trained.
 
@@ -116,8 +134,7 @@ def for_trainer(model: Any, arguments: Any, optimizer: Any, options: dict[str, A
     """
     if model is None or not any(p.requires_grad for memory in _memories(model) for p in memory.parameters()):
         return optimizer, options
-    known = processes.keeps_parameters_whole(arguments) or processes.cuts_by_rows(arguments)
-    by_rows = optimizer is torch.optim.AdamW and known
+    by_rows = optimizer is torch.optim.AdamW and processes.steps_by_rows(arguments)
     _give_sparse_gradients(model, by_rows and processes.exchanges_sparse_gradients())
     if not isinstance(optimizer, type) or _OWN_GROUPS & options.keys():
         logger.warning(

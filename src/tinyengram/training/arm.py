@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinyengram.errors import TinyEngramError
-from tinyengram.processes import engine, refuse_unfit
+from tinyengram.processes import engine, forget_engine, refuse_unfit
 from tinyengram.progress import StepEvent
 from tinyengram.training.adapters import describe_base
 from tinyengram.training.losses import eval_losses
@@ -127,7 +127,7 @@ def train_arm(
     refuse_unfit(trainer.args)
     if done is not None and done.engine != engine(trainer.args):
         raise TinyEngramError(
-            f"{folder} was begun with the optimizer's state as {done.engine!r} keeps it, which cannot be continued as "
+            f"{folder} was begun with its optimizer's state kept as {done.engine!r}, which cannot be continued as "
             f"{engine(trainer.args)!r}. Continue as it was begun, or delete the folder to begin anew."
         )
     trajectory.engine = engine(trainer.args)
@@ -141,6 +141,7 @@ def train_arm(
         if on_step is not None:
             on_step(_start_event(trajectory, total_steps(settings, len(train))))
     trainer.train(resume_from_checkpoint=str(folder / last) if last else None)
+    forget_engine()
     trajectory.finished = True
     if writes:
         write_trajectory(folder, trajectory)

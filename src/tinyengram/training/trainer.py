@@ -15,8 +15,8 @@ from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from tinyengram.hardware import device
-from tinyengram.memory.optim import row_sparse_adamw
-from tinyengram.processes import share_of_each
+from tinyengram.memory.optim import dense_adamw, row_sparse_adamw
+from tinyengram.processes import share_of_each, steps_by_rows
 from tinyengram.progress import StepEvent
 from tinyengram.training.adapters import note_base
 from tinyengram.training.batches import IGNORED, collate, predicting_positions, token_losses
@@ -109,12 +109,14 @@ class ArmTrainer(HoldToBase, Trainer):
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            self.optimizer = row_sparse_adamw(
+            how = self._settings
+            make = row_sparse_adamw if steps_by_rows(self.args) else dense_adamw
+            self.optimizer = make(
                 self.model,
-                self._settings.learning_rate,
-                weight_decay=self._settings.weight_decay,
-                betas=(0.9, self._settings.adam_beta2),
-                table_learning_rate_factor=self._settings.table_learning_rate_factor,
+                how.learning_rate,
+                weight_decay=how.weight_decay,
+                betas=(0.9, how.adam_beta2),
+                table_learning_rate_factor=how.table_learning_rate_factor,
             )
         return self.optimizer
 
