@@ -10,10 +10,11 @@ BIN := $(VENV)/bin
 PEER := .venv-peer
 PEFT := .venv-peft
 DOCS := .venv-docs
+ZERO := .venv-zero
 INSTALLED := $(VENV)/.installed
 LOCKED := $(if $(LOCK),--constraint $(LOCK))
 
-.PHONY: compare test test-all test-device lint format bench bench-device peft-suite methods mutants lock matrix docs clean
+.PHONY: compare test test-all test-device test-zero lint format bench bench-device peft-suite methods mutants lock matrix docs clean
 
 compare: $(INSTALLED)
 	$(BIN)/tinyengram compare $(STUDY)
@@ -60,6 +61,11 @@ BENCH ?=
 bench-device:
 	PYTHONPATH=src "$(DEVICE_PYTHON)" benchmarks/device.py $(BENCH)
 
+# DeepSpeed is built where it is installed and nothing else needs it, so it is kept apart.
+test-zero: $(INSTALLED)
+	test -d $(ZERO) || $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --target $(ZERO) deepspeed einops hjson msgpack ninja psutil py-cpuinfo
+	PYTHONPATH=$(ZERO) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/training/test_together.py -k zero
+
 # The documentation as a site, in site/; a link that leads nowhere fails it. Docstrings are read, not imported.
 docs:
 	test -x $(DOCS)/bin/mkdocs || ("$(PYTHON)" -m venv $(DOCS) && $(DOCS)/bin/python -m pip install --quiet "mkdocs-material>=9.8" "mkdocstrings-python>=2.0")
@@ -96,4 +102,4 @@ $(PEFT)/.installed: pyproject.toml $(LOCK)
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(PEER) $(PEFT) $(DOCS) .peft-suite .venv-matrix .pytest_cache .mypy_cache .ruff_cache .hypothesis .mutants site
+	rm -rf $(VENV) $(PEER) $(PEFT) $(DOCS) $(ZERO) .peft-suite .venv-matrix .pytest_cache .mypy_cache .ruff_cache .hypothesis .mutants site

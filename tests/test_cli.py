@@ -221,8 +221,8 @@ def test_what_was_measured_outlives_the_weights(finished: Path, cache: Path, tmp
     assert (run.returncode, "are not there" in run.stderr, "Traceback" in run.stderr) == (2, True, False), run.stderr
 
 
-def test_two_processes_run_one_study(cache: Path, tmp_path: Path) -> None:
-    """As `torchrun` starts them: both train, the first alone writes and scores, and twice the batch is read a step."""
+def test_two_processes_run_one_study(finished: Path, cache: Path, tmp_path: Path) -> None:
+    """As `torchrun` starts them: both train, on the texts of a step together, and the first alone writes and scores."""
     out = tmp_path / "run"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
@@ -234,8 +234,12 @@ def test_two_processes_run_one_study(cache: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     results = Results.model_validate_json((out / "results.json").read_text())
-    tokens = [trajectory.points[-1].tokens for trajectory in results.trajectories]
-    assert tokens[0] == tokens[1] > 12 * 4 * 200
+    alone = Results.model_validate_json((finished / "results.json").read_text())
+    for ours, theirs in zip(results.trajectories, alone.trajectories, strict=True):
+        assert [point.tokens for point in ours.points] == [point.tokens for point in theirs.points]
+        # Each process draws LoRA's dropout for itself.
+        assert ours.points[-1].eval_loss_answer == pytest.approx(theirs.points[-1].eval_loss_answer, abs=0.01)
+        assert ours.points[-1].eval_loss_answer != theirs.points[-1].eval_loss_answer, "summed in another order"
     assert done.stdout.count("Report: ") == 1
     assert all((out / row.retention["plain"].scores_file).is_file() for row in results.measurements)
 

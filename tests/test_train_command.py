@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -42,6 +43,35 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     file.write_text(CALLS.read_text())
     assert train(file, folder / "adapter") == 0
     return file, folder / "adapter"
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_adapter(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    file, alone = trained
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = ["train", file, "--base", "tiny-random-llama", "--out", tmp_path / "adapter", *DATA, "--questions", 3]
+    asked = ["--max-steps", 4, "--method", "engram"]
+    done = subprocess.run(
+        [*launcher, "-m", "tinyengram", *map(str, [*command, *asked])], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("Adapter and card: ") == 1
+    ours, theirs = (json.loads((out / "run" / "results.json").read_text()) for out in (tmp_path / "adapter", alone))
+    (mine,), (its,) = ours["trajectories"], theirs["trajectories"]
+    assert [point["tokens"] for point in mine["points"]] == [point["tokens"] for point in its["points"]]
+    assert mine["points"][-1]["eval_loss_answer"] == pytest.approx(its["points"][-1]["eval_loss_answer"], abs=1e-4)
+    held = {path.name for path in alone.iterdir() if path.is_file()}
+    assert {path.name for path in (tmp_path / "adapter").iterdir() if path.is_file()} == held
+
+
+def test_what_several_processes_cannot_share_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert run("evaluate", tmp_path) == 2
+    assert "3 processes were started" in capsys.readouterr().err
+    assert train(CALLS, tmp_path / "out") == 2
+    assert "batch_size=4 texts cannot be shared out among 3 processes. Give a multiple of 3" in capsys.readouterr().err
 
 
 @pytest.mark.xdist_group("trained")

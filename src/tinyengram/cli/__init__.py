@@ -17,8 +17,10 @@ from tinyengram.cli.ngrams import ngrams
 from tinyengram.cli.report import report
 from tinyengram.cli.train import train
 from tinyengram.errors import TinyEngramError
+from tinyengram.processes import processes
 
 _DEBUG = "--debug"
+_TOGETHER = ("train", "compare")
 
 app = typer.Typer(
     add_completion=False,
@@ -38,6 +40,15 @@ def _options(
     """What every command takes; :func:`main` reads it."""
 
 
+def _refuse_together(arguments: list[str]) -> None:
+    """Refuse several processes, as ``torchrun`` starts them, for what they would each do whole."""
+    if processes() > 1 and not {*_TOGETHER, "--help"} & {*arguments}:
+        raise TinyEngramError(
+            f"{processes()} processes were started (torchrun or accelerate launch), and only {' and '.join(_TOGETHER)} "
+            "share their work among several. Start one."
+        )
+
+
 def main() -> None:
     """Run the command line.
 
@@ -47,6 +58,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     debug = _DEBUG in arguments
     try:
+        _refuse_together(arguments)
         app(args=[argument for argument in arguments if argument != _DEBUG])
     except TinyEngramError as error:
         if debug:
