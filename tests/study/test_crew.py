@@ -21,8 +21,8 @@ import yaml
 from tinyengram.errors import TinyEngramError
 from tinyengram.study import jobs, run
 from tinyengram.study.executors import Needs, on_ray
-from tinyengram.study.plan import Study, parse_study, presets
-from tinyengram.study.tasks import Ask, Train, carry_out, order
+from tinyengram.study.plan import Study, StudyError, parse_study, presets
+from tinyengram.study.tasks import Ask, Train, Try, carry_out, order
 
 SMOKE = presets()["smoke"]
 LORA = {"method": "lora", "options": {"r": 4, "target_modules": "all-linear"}}
@@ -124,6 +124,17 @@ def _only_of_tasks(model: Callable[..., Any]) -> Callable[..., Any]:
 def test_workers_that_are_lost_again_and_again_are_given_up(study: Study, tmp_path: Path) -> None:
     with pytest.raises(TinyEngramError, match=r"lost 4 times \(it was killed\).*Give fewer workers"):
         run.run_study(study, tmp_path / "out", executor=Here(lost=tuple(range(1, 99))))
+
+
+def test_an_arm_that_cannot_be_used_is_refused_before_any_is_trained(study: Study, tmp_path: Path) -> None:
+    content = study.model_dump()
+    broken = {"method": "lora", "options": {"lora_alpha": 1e40}, "training": {"learning_rate": 1e-3}}
+    content["arms"]["broken"] = broken
+    executor = Here()
+    with pytest.raises(StudyError, match=r"Arm 'broken' \(lora\)"):
+        run.run_study(Study.model_validate(content), tmp_path / "out", executor=executor)
+    assert {type(one.task) for one in executor.orders} == {Try}
+    assert not (tmp_path / "out" / "jobs").exists()
 
 
 def test_what_a_task_cannot_do_is_said_by_name(study: Study, tmp_path: Path) -> None:

@@ -17,12 +17,12 @@ from tinyengram.progress import Clock, Event, PhaseEvent
 from tinyengram.scoring.scorer import Scorer
 from tinyengram.study.closing import Closer
 from tinyengram.study.comparing import checkpoints_asked, match_all
-from tinyengram.study.jobs import Jobs
+from tinyengram.study.jobs import Jobs, arms_to_train
 from tinyengram.study.matching import MatchedPair, best_of, match
 from tinyengram.study.material import Material
 from tinyengram.study.plan import Study
 from tinyengram.study.scaling import is_scaled, losses_of_stops, scaled_job, scaled_run
-from tinyengram.study.tasks import Ask, Close, Scale, Task, Train, carry_out, order
+from tinyengram.study.tasks import Ask, Close, Scale, Task, Train, Try, carry_out, order
 from tinyengram.training.run import result_of
 from tinyengram.training.trajectory import Trajectory
 
@@ -55,7 +55,7 @@ class Crew:
         self._jobs = Jobs(study, material)
 
     def work_ahead(self, scorer: Scorer) -> None:
-        """Train, match and ask whatever is not there yet.
+        """Try, train, match and ask whatever is not there yet.
 
         Args:
             scorer: Of the study; says what was asked before.
@@ -64,6 +64,7 @@ class Crew:
             TinyEngramError: A task cannot be done; the others that were begun are finished first.
         """
         study = self._study
+        self._do([Try(arm) for arm in arms_to_train(study, self._material, self._out)])
         trained = [name for name, arm in study.arms.items() if arm.wise_ft is None]
         with_rates = [name for name in trained if study.arms[name].rates]
         trials = [self._train(name, study.seeds[0], rate) for name in with_rates for rate in study.arms[name].rates]

@@ -145,6 +145,18 @@ def train_study(
     return [of(name, seed) for seed in study.seeds for name in study.arms], trials
 
 
+def arms_to_train(study: Study, material: Material, out: Path) -> list[str]:
+    """The arms of which something is not trained yet."""
+    jobs = Jobs(study, material)
+
+    def finished(arm: str, seed: int) -> bool:
+        rates: Sequence[float | None] = study.arms[arm].rates or [None]
+        return any(result_of(jobs.job(arm, seed, rate), out, arm) is not None for rate in rates)
+
+    trained = [name for name, arm in study.arms.items() if arm.wise_ft is None]
+    return [arm for arm in trained if not all(finished(arm, seed) for seed in study.seeds)]
+
+
 def rehearse_what_is_missing(
     study: Study, material: Material, out: Path, clock: Clock | None, on_event: Callable[[Event], None]
 ) -> None:
@@ -153,14 +165,7 @@ def rehearse_what_is_missing(
     Raises:
         StudyError: See :func:`tinyengram.study.rehearsal.rehearse`.
     """
-    jobs = Jobs(study, material)
-
-    def finished(arm: str, seed: int) -> bool:
-        rates: Sequence[float | None] = study.arms[arm].rates or [None]
-        return any(result_of(jobs.job(arm, seed, rate), out, arm) is not None for rate in rates)
-
-    trained = [name for name, arm in study.arms.items() if arm.wise_ft is None]
-    missing = [arm for arm in trained if not all(finished(arm, seed) for seed in study.seeds)]
+    missing = arms_to_train(study, material, out)
     if missing:
         on_event(PhaseEvent(f"Trying each arm on one example: {', '.join(missing)}"))
         with nullcontext() if clock is None else clock.phase("try"):

@@ -79,7 +79,8 @@ def _run(study: Study, out: Path, on_event: Callable[[Event], None], executor: E
     )
     provenance = provenance_of(material.base)
     write_atomically(out / "provenance.json", provenance.model_dump_json(indent=2))
-    rehearse_what_is_missing(study, material, out, clock, on_event)
+    if executor is None:
+        rehearse_what_is_missing(study, material, out, clock, on_event)
     scorer = Scorer(study.base, study.probes, material.questions, out, clock, on_event)
     if executor is not None:
         Crew(study, material, out, executor, clock, on_event).work_ahead(scorer)

@@ -1,4 +1,4 @@
-"""The work of a study in pieces that any process can do: a run to train, a pair to bring nearer, a checkpoint to ask.
+"""The work of a study in pieces that any process can do: an arm to try, a run to train, a checkpoint to ask.
 
 A process that does them loads the study's material once. What a piece comes to is written into the run folder, as it
 is where the study does it itself, so that a piece that was lost is done again and one that is there is taken.
@@ -19,6 +19,21 @@ from tinyengram.study.plan import Study
 from tinyengram.training.trajectory import Trajectory
 
 _DECIDING = ("tinyengram", "torch", "transformers", "peft")
+
+
+@dataclass(frozen=True)
+class Try:
+    """Try an arm on one example, before anything is trained."""
+
+    arm: str
+
+    @property
+    def job(self) -> str:
+        """What is tried."""
+        return self.arm
+
+    def __str__(self) -> str:
+        return f"Tried {self.arm}"
 
 
 @dataclass(frozen=True)
@@ -75,7 +90,7 @@ class Ask:
         return f"Asked {self.label}"
 
 
-Task = Train | Scale | Close | Ask
+Task = Try | Train | Scale | Close | Ask
 
 
 @dataclass(frozen=True)
@@ -158,13 +173,17 @@ class Hand:
 
     def do(self, task: Task) -> dict[str, float]:
         """Do a task; seconds by phase."""
+        from tinyengram.study.rehearsal import rehearse
         from tinyengram.study.scaling import scaled_run
         from tinyengram.training.run import run_job
 
         self._clock.seconds.clear()
         if not isinstance(task, Ask):
             self._scorer.forget()  # Not beside what is trained.
-        if isinstance(task, Train):
+        if isinstance(task, Try):
+            with self._clock.phase("try"):
+                rehearse(self._study, self._material, [task.arm], looks=True)
+        elif isinstance(task, Train):
             job = self._jobs.job(task.arm, task.seed, task.rate)
             if job.digest != task.job:
                 raise TinyEngramError(
