@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -101,11 +102,11 @@ def paired_difference(
     alike = bool(np.allclose(differences, differences[0, 0], rtol=1e-9, atol=1e-12))
     if questions == 1 or alike:
         return _without_spread(differences, binary and alike, comparisons).model_copy(update={"p_value": p_value})
-    generator = np.random.default_rng(0)
-    # Questions are resampled as multiplicities, so that one matrix product does every resample.
-    weights = generator.multinomial(questions, np.full(questions, 1 / questions), size=_RESAMPLES)
+    weights, state = _resamples(questions)
     means = weights @ differences.mean(axis=0) / questions
     if seeds > 1:
+        generator = np.random.default_rng(0)
+        generator.bit_generator.state = state
         spread = (_seed_variance(differences) / seeds) ** 0.5
         means = means + spread * generator.standard_t(seeds - 1, size=_RESAMPLES)
     low, high = np.quantile(means, [tail, 1 - tail])
@@ -122,6 +123,21 @@ def paired_difference(
         seeds=seeds,
         comparisons=comparisons,
     )
+
+
+@lru_cache(maxsize=4)
+def _resamples(questions: int) -> tuple[Any, Any]:
+    """How often each resample takes each question, float64 ``(resamples, questions)``; the random state behind it.
+
+    As multiplicities, so that one matrix product does every resample. The stream is fixed, and a study draws from it
+    for every measure of every pair.
+    """
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    weights = generator.multinomial(questions, np.full(questions, 1 / questions), size=_RESAMPLES).astype(float)
+    weights.flags.writeable = False
+    return weights, generator.bit_generator.state
 
 
 def no_difference(questions: int, seeds: int, comparisons: int) -> Difference:
