@@ -13,6 +13,7 @@ from tinyengram.cli.compare import compare
 from tinyengram.cli.data import data
 from tinyengram.cli.evaluate import evaluate
 from tinyengram.cli.exits import EXIT_BAD_INPUT, EXIT_FAULT
+from tinyengram.cli.explain import explain
 from tinyengram.cli.ngrams import ngrams
 from tinyengram.cli.report import report
 from tinyengram.cli.train import train
@@ -29,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Engram memory as a fine-tuning method, and the study of what fine-tuning methods learn and forget.",
 )
-for _command in (data, ngrams, train, evaluate, chat, compare, report):
+for _command in (data, ngrams, train, evaluate, chat, explain, compare, report):
     app.command()(_command)
 
 

@@ -173,6 +173,10 @@ class EngramMemory(nn.Module):
 
     def weigh(self, hidden: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
         """The gated value of what was found; shapes as in :meth:`read` and :meth:`find`."""
+        return self.opening(hidden, found) * self.value_proj(found)
+
+    def opening(self, hidden: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+        """The gate ``(…, 1)``, 0 to 1, for what was found; shapes as in :meth:`read` and :meth:`find`."""
         key = self.key_norm(self.key_proj(found))
         if hidden.dtype != self.tables.weight.dtype:
             hidden = hidden.to(self.tables.weight.dtype)
@@ -181,7 +185,7 @@ class EngramMemory(nn.Module):
         if self.gate == "hard":
             # Straight through: a gate that is wide open or shut must still be able to move.
             gate = F.hardsigmoid(logit).detach() + (gate - gate.detach())
-        return gate * self.value_proj(found)
+        return gate
 
     def convolve(self, values: torch.Tensor, past: torch.Tensor | None, same_text: torch.Tensor | None) -> torch.Tensor:
         """Causal, dilated, depthwise convolution that does not cross from one text into another.

@@ -78,9 +78,14 @@ def render_page(runs: Sequence[Run]) -> str:
         calls=calls_by_side(respondents),
         styles={column.name: column.style for column in columns if column.style is not None},
         markdown="\n\n".join([f"**{title}** {' · '.join(lead)}", *sentences, scorecard_markdown(card)]),
-        css=Markup("".join([palette_css(), _text("page.css"), _text("sections.css")])),
+        css=Markup(stylesheet("sections.css")),
         script=Markup("".join([_text("page.js"), _text("sections.js")])),
     )
+
+
+def stylesheet(own: str) -> str:
+    """The styles of every page, and those of a page's own file."""
+    return "".join([palette_css(), _text("page.css"), _text(own)])
 
 
 def _opening(runs: Sequence[Run], card: Scorecard) -> tuple[str, list[str], list[str]]:

@@ -23,11 +23,16 @@ _NOISE = 0.1
 
 @dataclass(frozen=True)
 class Generated:
-    """What was generated: its text up to and without what ends the turn, how many tokens that is, and why it ended."""
+    """What was generated: its text up to and without what ends the turn, the tokens of that, and why it ended."""
 
     text: str
-    tokens: int
+    ids: tuple[int, ...]
     ending: Ending
+
+    @property
+    def tokens(self) -> int:
+        """How many there are."""
+        return len(self.ids)
 
 
 def generate(
@@ -76,7 +81,7 @@ def generate(
         ending: Ending = "end of turn"
     else:
         ending = "length" if len(watch.ids) >= max_new_tokens else "stopped"
-    return Generated(watch.text, len(watch.ids), ending)
+    return Generated(watch.text, tuple(watch.ids), ending)
 
 
 def can_use_cache(model: Any, ids: Sequence[int]) -> bool:
