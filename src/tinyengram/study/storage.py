@@ -49,6 +49,7 @@ class Storage:
         except Exception as error:
             raise self._unreachable("read", error, url) from error
         self._root = root.rstrip("/")
+        self._made: set[PurePosixPath] = set()
         # A path from this process's own folder would be another one elsewhere.
         self.url = f"file://{self._root}" if isinstance(self._files, LocalFileSystem) else url
 
@@ -149,7 +150,9 @@ class Storage:
         """A path to write to, which takes its name when it is written."""
         path = PurePosixPath(self._at(name))
         begun = str(path.with_name(f".{path.name}.{uuid.uuid4().hex}"))
-        self._files.makedirs(str(path.parent), exist_ok=True)
+        if path.parent not in self._made:
+            self._files.makedirs(str(path.parent), exist_ok=True)
+            self._made.add(path.parent)
         yield begun
         self._files.mv(begun, str(path))
 
