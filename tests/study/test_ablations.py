@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -56,10 +55,11 @@ def deep_base(tmp_path: Path) -> Path:
     return tmp_path / "base"
 
 
-def test_the_sweep_runs_on_a_tiny_base(deep_base: Path, tmp_path: Path) -> None:
+def test_the_sweep_runs_on_a_tiny_base(deep_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tinyengram.study.run.rehearse_what_is_missing", lambda *_: None)  # Half of the time.
     content, smoke = (yaml.safe_load(presets()[name].read_text()) for name in ("ablations", "smoke"))
     content |= {"base": {"name": str(deep_base)}, "seeds": [0]}
-    content["data"] = smoke["data"] | {"eval_limit": 2, "max_length": 256}
+    content["data"] = smoke["data"] | {"eval_limit": 2, "max_length": 320}
     content["truthfulqa"] = smoke["truthfulqa"] | {"prompts": ["plain"], "limit": 2}
     content["training"] |= {"batch_size": 1, "max_steps": 2, "eval_every": 2}
     results = run_study(parse_study(content, presets()["smoke"]), tmp_path / "out")
@@ -68,6 +68,4 @@ def test_the_sweep_runs_on_a_tiny_base(deep_base: Path, tmp_path: Path) -> None:
     sizes = {run.arm: run.trainable_parameters for run in results.trajectories}
     assert sizes["layers-21-24"] == pytest.approx(sizes["engram"], rel=0.01)
     assert sizes["dim-512-heads-8"] < 0.6 * sizes["dim-1024-heads-8"] < sizes["engram"]
-    print(results.seconds)
     assert terminal_tables(results)
-    shutil.rmtree(tmp_path / "out")
