@@ -149,7 +149,7 @@ def test_a_push_that_is_cut_off_is_not_taken_for_whole(
             carry_out_apart(given, *place)
     assert storage.whole(f"jobs/{task.job}") is None
     held = {path.relative_to(tmp_path / "store").as_posix() for path in (tmp_path / "store").rglob("*.safetensors")}
-    with pytest.raises(TinyEngramError, match=rf"has no jobs/{task.job}/checkpoint-6, which .* needs"):
+    with pytest.raises(TinyEngramError, match=rf"does not hold jobs/{task.job}/checkpoint-6,"):
         carry_out_apart(order(short, out, Ask("fast", f"jobs/{task.job}/checkpoint-6", whole=True)), *place)
     Apart(storage, out).begin(short)
     assert not (out / "jobs").exists(), "and the driver takes nothing of it"
@@ -175,6 +175,14 @@ def test_a_file_that_changed_in_the_storage_is_refused(
     weights.unlink()
     with pytest.raises(TinyEngramError, match=r"it was deleted"):
         carry_out_apart(order(short, out, ask), *Apart(storage, out).place)
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"../../x": "0"}', '{"/etc/x": "0"}'])
+def test_a_list_that_names_no_files_of_the_run_folder_is_refused(tmp_path: Path, content: str) -> None:
+    storage = Storage(f"file://{tmp_path}/store")
+    storage.write("whole/jobs/x.json", content.encode())
+    with pytest.raises(TinyEngramError, match=r"store/whole/jobs/x\.json is no list of files\. Delete it"):
+        storage.whole("jobs/x")
 
 
 def test_a_task_that_was_thought_lost_is_not_done_twice(

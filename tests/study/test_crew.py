@@ -262,6 +262,18 @@ def test_a_node_that_is_killed_costs_its_work_alone(smoke: Path, tmp_path: Path,
 
 
 @pytest.mark.slow
+def test_nodes_of_a_cluster_go_through_a_storage(smoke: Path, tmp_path: Path, cluster: Any) -> None:
+    process = command(
+        tmp_path / "out", "--ray", cluster.address, "--memory", 1, "--storage", (tmp_path / "store").as_uri()
+    )
+    said = list(lines(process))
+    assert process.wait() == 0, said
+    assert numbers(tmp_path / "out") == numbers(smoke)
+    assert list((tmp_path / "store").rglob("*.safetensors"))
+    assert not list((tmp_path / "out").rglob("*.safetensors"))
+
+
+@pytest.mark.slow
 def test_an_error_on_a_node_is_said_in_its_own_words(cluster: Any) -> None:
     given = order(
         parse_study(yaml.safe_load(SMOKE.read_text()), SMOKE), Path("/nowhere"), Ask("base", None, whole=True)

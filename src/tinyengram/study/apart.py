@@ -12,6 +12,7 @@ import json
 import platform
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import yaml
@@ -82,7 +83,7 @@ class Apart:
         if self._storage.whole(_STUDY) is None:
             self._storage.push(self._out, _FIRST_FILES, _STUDY)
 
-    @property
+    @cached_property
     def place(self) -> tuple[str, str]:
         """The URL of the storage, and by what a node knows that it is the same one."""
         return self._storage.url, _identity(self._storage)
@@ -139,7 +140,10 @@ def carry_out_apart(given: Order, url: str, identity: str) -> dict[str, float]:
         made_with = storage.whole(checkpoint) or storage.whole(str(PurePosixPath(checkpoint).parent)) or {}
         files = {name: held for name, held in made_with.items() if name.startswith(f"{checkpoint}/")}
         if not files:
-            raise TinyEngramError(f"{url} has no {checkpoint}, which {str(task).lower()!r} needs. Begin another one.")
+            raise TinyEngramError(
+                f"{url} does not hold {checkpoint}, which is to be asked: it was deleted there. Choose an empty "
+                "--out, and it is made anew."
+            )
         storage.pull(files, folder)
     seconds = carry_out(replace(given, out=str(folder)))
     files_made = [path.relative_to(folder).as_posix() for path in _made(task, folder)]

@@ -106,9 +106,23 @@ class Storage:
             self.write(f"{_WHOLE}/{piece}.json", json.dumps(checksums, indent=1).encode())
 
     def whole(self, piece: str) -> dict[str, str] | None:
-        """The files of a piece with their sha256; None where it is not all there."""
+        """The files of a piece with their sha256; None where it is not all there.
+
+        Raises:
+            TinyEngramError: The list is damaged, or names files elsewhere.
+        """
         content = self.read(f"{_WHOLE}/{piece}.json")
-        return None if content is None else dict(json.loads(content))
+        if content is None:
+            return None
+        try:
+            files = {str(name): str(checksum) for name, checksum in json.loads(content).items()}
+        except (ValueError, AttributeError):
+            files = {"..": ""}
+        if any(PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts for name in files):
+            raise TinyEngramError(
+                f"{self.url}/{_WHOLE}/{piece}.json is no list of files. Delete it, and they are made anew."
+            )
+        return files
 
     def pieces(self) -> list[str]:
         """The names of all that are whole."""
