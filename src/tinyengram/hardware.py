@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import platform
 from pathlib import Path
@@ -59,11 +60,35 @@ def describe() -> Hardware:
         accelerators.append("Apple MPS")
     return Hardware(
         processor=_processor(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=cores_here(),
         memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         accelerators=accelerators,
         platform=platform.platform(),
     )
+
+
+def cores_here() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory() -> float:
+    """Bytes of memory that could be had now; where the system does not say, all that there is."""
+    information = Path("/proc/meminfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return min(int(line.split()[1]) * 1024, _left_to_container())
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _left_to_container() -> float:
+    """Bytes that a container (cgroup v2) may still have; infinite where there is none, or no limit."""
+    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
+    try:
+        return int(limit.read_text()) - int(used.read_text())
+    except (OSError, ValueError):  # "max": no limit.
+        return math.inf
 
 
 def _processor() -> str:

@@ -19,7 +19,9 @@ import pytest
 import yaml
 
 from tinyengram.errors import TinyEngramError
-from tinyengram.study import jobs, run
+from tinyengram.sources import load_base
+from tinyengram.study import executors, jobs, run
+from tinyengram.study.crew import most_side_by_side
 from tinyengram.study.executors import Needs, on_ray
 from tinyengram.study.plan import Study, StudyError, parse_study, presets
 from tinyengram.study.tasks import Ask, Train, Try, carry_out, order
@@ -48,14 +50,16 @@ def study() -> Iterator[Study]:
 
 
 class Here(Executor):
-    """Runs tasks in this process, at once; the ``lost``th of them is lost with its worker."""
+    """Runs tasks in this process, at once; the ``lost``th of them is lost with its worker, a ``refused`` one before."""
 
-    def __init__(self, lost: tuple[int, ...] = ()) -> None:
+    def __init__(self, lost: tuple[int, ...] = (), refused: tuple[int, ...] = ()) -> None:
         self.orders: list[Any] = []
-        self._lost = lost
+        self._lost, self._refused = lost, refused
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         self.orders.append(args[0])
+        if len(self.orders) in self._refused:
+            raise BrokenExecutor("the pool broke")
         future: Future[Any] = Future()
         if len(self.orders) in self._lost:
             future.set_exception(BrokenExecutor("it was killed"))
@@ -135,6 +139,36 @@ def test_an_arm_that_cannot_be_used_is_refused_before_any_is_trained(study: Stud
         run.run_study(Study.model_validate(content), tmp_path / "out", executor=executor)
     assert {type(one.task) for one in executor.orders} == {Try}
     assert not (tmp_path / "out" / "jobs").exists()
+
+
+def test_a_pool_that_breaks_while_tasks_are_handed_out_is_a_lost_worker(study: Study, tmp_path: Path) -> None:
+    executor, said = Here(refused=(1, 3)), []
+    fast = {"lora": study.arms["fast"], "fast": study.arms["fast"]}
+    quick = study.model_copy(update={"seeds": [0], "levels": 1, "arms": fast})
+    run.run_study(quick, tmp_path / "out", lambda event: said.append(getattr(event, "text", "")), executor)
+    assert sum("A worker was lost (the pool broke)" in line for line in said) == 2
+    kinds = [type(one.task).__name__ for one in executor.orders]
+    assert kinds == ["Try"] * 4 + ["Ask", "Train", "Train", "Ask"], "what was handed out before is not done again"
+    assert (tmp_path / "out" / "results.json").is_file()
+    with pytest.raises(TinyEngramError, match=r"lost 4 times \(the pool broke\), with 2 of 2 tasks left"):
+        run.run_study(quick, tmp_path / "other", executor=Here(refused=tuple(range(1, 9))))
+
+
+def test_processes_are_no_more_than_cores_tasks_and_memory_hold(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executors, "cores_here", lambda: 64)
+    with pytest.raises(TinyEngramError, match=r"--workers 65: .* 64 cores.*Give at most 64\."):
+        executors.Processes(65, at_once=99)
+    assert most_side_by_side(study) == 2 * (2 * 2 * 3 + 1), "checkpoints at two levels in two seeds"
+    one_arm = {"seeds": [0], "levels": 1, "arms": {"lora": study.arms["lora"]}}
+    assert most_side_by_side(study.model_copy(update=one_arm)) == 3, "two rates, and the base"
+    pool = executors.Processes(64, at_once=5)
+    assert pool.workers == 5
+    base = load_base("tiny-random-llama")
+    monkeypatch.setattr(executors, "free_memory", lambda: 5 * 2**29)
+    with pytest.raises(TinyEngramError, match=r"--workers 5: .*0\.5 GiB at least, and 2\.5 GiB are free.*at most 4\."):
+        pool.refuse_too_large(base)
+    monkeypatch.setattr(executors, "free_memory", lambda: 6 * 2**29)
+    pool.refuse_too_large(base)
 
 
 def test_what_a_task_cannot_do_is_said_by_name(study: Study, tmp_path: Path) -> None:
@@ -236,6 +270,18 @@ def test_a_node_that_is_killed_costs_its_work_alone(smoke: Path, tmp_path: Path,
             cluster.second = cluster.add_node(num_cpus=1)
     assert (process.wait(), killed) == (0, True), said
     assert numbers(tmp_path / "out") == numbers(smoke)
+
+
+@pytest.mark.slow
+def test_nodes_of_a_cluster_go_through_a_storage(smoke: Path, tmp_path: Path, cluster: Any) -> None:
+    process = command(
+        tmp_path / "out", "--ray", cluster.address, "--memory", 1, "--storage", (tmp_path / "store").as_uri()
+    )
+    said = list(lines(process))
+    assert process.wait() == 0, said
+    assert numbers(tmp_path / "out") == numbers(smoke)
+    assert list((tmp_path / "store").rglob("*.safetensors"))
+    assert not list((tmp_path / "out").rglob("*.safetensors"))
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from typing import Any
 from tinyengram.errors import TinyEngramError
 from tinyengram.progress import Clock, Event, PhaseEvent
 from tinyengram.scoring.scorer import Scorer
+from tinyengram.study.apart import Apart, carry_out_apart
 from tinyengram.study.closing import Closer
 from tinyengram.study.comparing import checkpoints_asked, match_all
 from tinyengram.study.jobs import Jobs, arms_to_train
@@ -39,6 +40,7 @@ class Crew:
         executor: Runs the tasks.
         clock: Adds up the time of all workers.
         on_event: Told what was done.
+        apart: Brings what tasks need and make to and from nodes that do not see the run folder; None: they do.
     """
 
     def __init__(
@@ -49,9 +51,11 @@ class Crew:
         executor: Executor,
         clock: Clock,
         on_event: Callable[[Event], None],
+        *,
+        apart: Apart | None = None,
     ) -> None:
         self._study, self._material, self._out = study, material, out
-        self._executor, self._clock, self._on_event = executor, clock, on_event
+        self._executor, self._clock, self._on_event, self._apart = executor, clock, on_event, apart
         self._jobs = Jobs(study, material)
 
     def work_ahead(self, scorer: Scorer) -> None:
@@ -163,15 +167,28 @@ class Crew:
                     PhaseEvent(f"A worker was lost ({error}). {len(left)} tasks that it left are done again.")
                 )
 
+    def _submit(self, task: Task) -> Future[dict[str, float]]:
+        given = order(self._study, self._out, task)
+        if self._apart is None:
+            return self._executor.submit(carry_out, given)
+        return self._executor.submit(carry_out_apart, given, *self._apart.place)
+
     def _side_by_side(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, dict[str, float]]]:
         """Each task as it is done, with the seconds that it took by phase; an error is raised when all have ended."""
-        futures = {self._executor.submit(carry_out, order(self._study, self._out, task)): task for task in tasks}
+        futures: dict[Future[dict[str, float]], Task] = {}
         failed: BaseException | None = None
+        try:
+            for task in tasks:
+                futures[self._submit(task)] = task
+        except BrokenExecutor as broken:  # While tasks are still handed out: those that were are looked after first.
+            failed = broken
         try:
             for future in as_completed(futures):
                 if future.cancelled():
                     continue
                 if (error := future.exception()) is None:
+                    if self._apart is not None:
+                        self._apart.take(futures[future])
                     yield futures[future], future.result()
                 elif failed is None or isinstance(failed, BrokenExecutor):
                     failed = error
@@ -182,6 +199,14 @@ class Crew:
             _cancel(futures)
         if failed is not None:
             raise failed
+
+
+def most_side_by_side(study: Study) -> int:
+    """How many tasks of a study can be done at once at most: all of its runs, or all checkpoints that are asked."""
+    trained = [arm for arm in study.arms.values() if arm.wise_ft is None]
+    runs = sum(max(len(arm.rates), len(study.seeds)) for arm in trained)
+    asked = len(study.seeds) * (2 * study.levels * (len(study.arms) - 1) + 1)
+    return max(runs + 1, asked)  # The base is asked beside the runs.
 
 
 def _cancel(futures: Iterable[Future[Any]]) -> None:

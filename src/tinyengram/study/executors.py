@@ -13,13 +13,19 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinyengram.errors import TinyEngramError
+from tinyengram.hardware import cores_here, free_memory
+
+if TYPE_CHECKING:
+    from tinyengram.sources import Base
 
 _SECONDS_TO_CONNECT = 5
 _SECONDS_TO_ANSWER = 30
 _MOST_RETRIES = 3
+# What Python, torch and transformers take before there is a model, and some room for activations.
+_BYTES_OF_A_PROCESS = 2**29
 
 
 class Processes(Executor):
@@ -30,10 +36,22 @@ class Processes(Executor):
 
     Args:
         workers: How many; each computes with as many threads as this process.
+        at_once: How many tasks there are at once at most: there are no more processes than that.
+
+    Attributes:
+        workers: How many there are at most.
+
+    Raises:
+        TinyEngramError: They are more than the cores that this process may use.
     """
 
-    def __init__(self, workers: int) -> None:
-        self._workers = workers
+    def __init__(self, workers: int, at_once: int) -> None:
+        if workers > (cores := cores_here()):
+            raise TinyEngramError(
+                f"--workers {workers}: this process may use {cores} cores, which more processes would only share, each "
+                f"with a base of its own in memory. Give at most {cores}."
+            )
+        self.workers = min(workers, at_once)
         self._pool: ProcessPoolExecutor | None = None
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -45,15 +63,29 @@ class Processes(Executor):
         self._pool = self._new()
         return self._pool.submit(function, *args, **kwargs)
 
+    def refuse_too_large(self, base: Base) -> None:
+        """Refuse what memory cannot hold for certain: each process has the base, and a copy that it trains or asks.
+
+        Raises:
+            TinyEngramError: They need more than is free.
+        """
+        each = 2 * sum(part.numel() * part.element_size() for part in base.model.parameters()) + _BYTES_OF_A_PROCESS
+        free = free_memory()
+        if self.workers > 1 and self.workers * each > free:
+            raise TinyEngramError(
+                f"--workers {self.workers}: each holds the base and a copy to train, {each / 2**30:.1f} GiB at least, "
+                f"and {free / 2**30:.1f} GiB are free. Give at most {max(1, int(free // each))}."
+            )
+
     def _new(self) -> ProcessPoolExecutor:
         import torch
 
         context = get_context("spawn")  # A forked process cannot use CUDA.
         numbers = context.Queue()
-        for number in range(self._workers):
+        for number in range(self.workers):
             numbers.put(number)
         threads = torch.get_num_threads()
-        return ProcessPoolExecutor(self._workers, context, initializer=_begin, initargs=(numbers, threads))
+        return ProcessPoolExecutor(self.workers, context, initializer=_begin, initargs=(numbers, threads))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         if self._pool is not None:

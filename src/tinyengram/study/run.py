@@ -16,14 +16,17 @@ from pathlib import Path
 
 import yaml
 
+from tinyengram.errors import TinyEngramError
 from tinyengram.files import only_process_in, write_atomically
 from tinyengram.processes import processes
 from tinyengram.progress import Clock, Event, PhaseEvent
 from tinyengram.scoring.scorer import Scorer
+from tinyengram.study.apart import Apart
 from tinyengram.study.checks import check_arms, check_folder
 from tinyengram.study.closing import Closer
 from tinyengram.study.comparing import compare
 from tinyengram.study.crew import Crew
+from tinyengram.study.executors import Processes
 from tinyengram.study.finding import describe_finding
 from tinyengram.study.jobs import check_inputs, rehearse_what_is_missing, train_study
 from tinyengram.study.material import data_in_words, prepare
@@ -31,13 +34,18 @@ from tinyengram.study.plan import Study
 from tinyengram.study.provenance import provenance_of
 from tinyengram.study.results import Results
 from tinyengram.study.scaling import losses_of_stops
+from tinyengram.study.storage import Storage
 
 _WORTH_SAYING = 30
 """Seconds of asking from which on it is said beforehand how long it will take."""
 
 
 def run_study(
-    study: Study, out: Path, on_event: Callable[[Event], None] = lambda event: None, executor: Executor | None = None
+    study: Study,
+    out: Path,
+    on_event: Callable[[Event], None] = lambda event: None,
+    executor: Executor | None = None,
+    storage: Storage | None = None,
 ) -> Results:
     """Run a study in a folder, or finish what an earlier call began there.
 
@@ -47,22 +55,30 @@ def run_study(
         on_event: Told how the run is doing.
         executor: Does the work side by side (:mod:`tinyengram.study.executors`); None: it is done here, one thing after
             the other.
+        storage: Where the executor's tasks find what they need and leave what they make, in place of the run folder.
 
     Returns:
         What is also written to ``results.json``; ``report.html`` lies beside it.
 
     Raises:
-        TinyEngramError: Something in the study, its data or the folder cannot be used, or another process works in the
-            folder; nothing was trained then.
+        TinyEngramError: Something in the study, its data, the folder or the storage cannot be used, or another process
+            works in the folder; nothing was trained then.
 
     In a run of several processes (``torchrun``) this is for the first; the others call :func:`help_training`.
     """
+    if storage is not None and executor is None:
+        raise TinyEngramError("A storage is where the tasks of an executor leave what they make. Give an executor.")
     check_folder(study, out)
     with only_process_in(out):
-        return _run(study, out, on_event, executor)
+        apart = None if storage is None else Apart(storage, out)
+        if apart is not None:
+            apart.begin(study)
+        return _run(study, out, on_event, executor, apart)
 
 
-def _run(study: Study, out: Path, on_event: Callable[[Event], None], executor: Executor | None) -> Results:
+def _run(
+    study: Study, out: Path, on_event: Callable[[Event], None], executor: Executor | None, apart: Apart | None
+) -> Results:
     from tinyengram.report.page import render_page
     from tinyengram.report.runs import Run
 
@@ -79,11 +95,15 @@ def _run(study: Study, out: Path, on_event: Callable[[Event], None], executor: E
     )
     provenance = provenance_of(material.base)
     write_atomically(out / "provenance.json", provenance.model_dump_json(indent=2))
+    if isinstance(executor, Processes):
+        executor.refuse_too_large(material.base)
     if executor is None:
         rehearse_what_is_missing(study, material, out, clock, on_event)
     scorer = Scorer(study.base, study.probes, material.questions, out, clock, on_event)
+    if apart is not None:
+        apart.hold()
     if executor is not None:
-        Crew(study, material, out, executor, clock, on_event).work_ahead(scorer)
+        Crew(study, material, out, executor, clock, on_event, apart=apart).work_ahead(scorer)
     if processes() == 1:  # Of several, the others would wait for it and give up.
         _tell_how_long(study, scorer, on_event)
     trajectories, trials = train_study(study, material, out, clock, on_event)
@@ -103,6 +123,8 @@ def _run(study: Study, out: Path, on_event: Callable[[Event], None], executor: E
     results.finding = describe_finding(results)
     write_atomically(out / "results.json", results.model_dump_json(indent=2))
     write_atomically(out / "report.html", render_page([Run(out, results)]))
+    if apart is not None:
+        apart.finish()
     return results
 
 
