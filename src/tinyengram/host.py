@@ -8,6 +8,7 @@ here changes what a library does, but for two registries that are filled: PEFT's
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -329,3 +330,22 @@ def adapt_optimizers(adapt: Callable[[Any, Any, Any, dict[str, Any]], tuple[Any,
     for name, make in handlers.items():
         if not isinstance(make, AdaptedOptimizer):
             handlers[name] = AdaptedOptimizer(make, adapt)
+
+
+def before_saving(gather: Callable[[Any], None]) -> None:
+    """Have ``Trainer.save_model`` call ``gather`` with its model first: every process enters it, one goes on to write.
+
+    Calling this again changes nothing.
+    """
+    from transformers import Trainer
+
+    save = Trainer.save_model
+    if hasattr(save, "__wrapped__"):
+        return
+
+    @functools.wraps(save)
+    def save_model(trainer: Any, *given: Any, **named: Any) -> None:
+        gather(trainer.model)
+        save(trainer, *given, **named)
+
+    Trainer.save_model = save_model  # type: ignore[method-assign]

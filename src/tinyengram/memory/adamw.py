@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from tinyengram.errors import TinyEngramError
+
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
@@ -160,7 +162,16 @@ class RowSparseAdamW(torch.optim.AdamW):
         return saved
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As everywhere in torch, but row numbers stay integers (torch casts all state to the parameter's dtype)."""
+        """As everywhere in torch, but row numbers stay integers (torch casts all state to the parameter's dtype).
+
+        Raises:
+            TinyEngramError: Tables lie on ranks: the state was saved of one of them.
+        """
+        if any(getattr(p, "on_ranks", False) for group in self.param_groups for p in group["params"]):
+            raise TinyEngramError(
+                "A run with tables_on='ranks' cannot be resumed: its checkpoint holds the optimizer's state of rank 0 "
+                "alone. Load the checkpoint's adapter and train on from it, or take tables_on='device'."
+            )
         super().load_state_dict(state_dict)
         saved_ids = [number for group in state_dict["param_groups"] for number in group["params"]]
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
@@ -255,4 +266,6 @@ def _sparse_norm(
     """Norm over all entries, where entries that stand for one place are added up first; zeros do not count."""
     if dim is not None or ord <= 0:
         raise NotImplementedError("Only norms of a positive order over all entries of a sparse tensor are known.")
-    return torch.linalg.vector_norm(tensor.coalesce().values(), ord, dtype=dtype)
+    norm = torch.linalg.vector_norm(tensor.coalesce().values(), ord, dtype=dtype)
+    over = getattr(tensor, "over_ranks", None)  # Of tables that lie on ranks; each has a part of the gradient.
+    return norm if over is None else over[0].norm(norm, ord, over[1])
