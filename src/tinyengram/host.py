@@ -3,7 +3,8 @@
 Both move: transformers 5.24 renamed the argument that carries the key-value cache, and everything that had its old name
 written down was wrong that day. So each thing that others may rename stands here once, with what it is needed for and
 since when it is so; ``tests/test_host.py`` holds every line of it against the libraries that are installed. Nothing
-here changes what a library does, but for two registries that are filled: PEFT's methods and Trainer's optimizers.
+here changes what a library does, but for two registries that are filled, PEFT's methods and Trainer's optimizers, and
+for :func:`before_saving`.
 """
 
 from __future__ import annotations
@@ -333,10 +334,7 @@ def adapt_optimizers(adapt: Callable[[Any, Any, Any, dict[str, Any]], tuple[Any,
 
 
 def before_saving(gather: Callable[[Any], None]) -> None:
-    """Have ``Trainer.save_model`` call ``gather`` with its model first: every process enters it, one goes on to write.
-
-    Calling this again changes nothing.
-    """
+    """Have ``Trainer.save_model`` first call ``gather`` with its model, on every process; a second call does nothing."""
     from transformers import Trainer
 
     save = Trainer.save_model
@@ -348,4 +346,4 @@ def before_saving(gather: Callable[[Any], None]) -> None:
         gather(trainer.model)
         save(trainer, *given, **named)
 
-    Trainer.save_model = save_model  # type: ignore[method-assign]
+    Trainer.save_model = save_model  # type: ignore[method-assign, assignment]

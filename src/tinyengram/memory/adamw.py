@@ -159,6 +159,10 @@ class RowSparseAdamW(torch.optim.AdamW):
         saved["state"] = {
             number: held["touched"].packed() if "touched" in held else held for number, held in saved["state"].items()
         }
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        for number, parameter in enumerate(parameters):
+            if hasattr(parameter, "on_ranks") and number in saved["state"]:
+                saved["state"][number]["on_ranks"] = torch.ones(())  # Rows by other numbers than those of the table.
         return saved
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -167,7 +171,9 @@ class RowSparseAdamW(torch.optim.AdamW):
         Raises:
             TinyEngramError: Tables lie on ranks: the state was saved of one of them.
         """
-        if any(getattr(p, "on_ranks", False) for group in self.param_groups for p in group["params"]):
+        saved_on_ranks = any("on_ranks" in held for held in state_dict["state"].values())
+        on_ranks = any(hasattr(p, "on_ranks") for group in self.param_groups for p in group["params"])
+        if state_dict["state"] and (on_ranks or saved_on_ranks):
             raise TinyEngramError(
                 "A run with tables_on='ranks' cannot be resumed: its checkpoint holds the optimizer's state of rank 0 "
                 "alone. Load the checkpoint's adapter and train on from it, or take tables_on='device'."

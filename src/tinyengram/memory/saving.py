@@ -52,9 +52,8 @@ def to_file(
         if not _is_ours(key):  # Of a LoRA below that goes by the same name.
             continue
         if tensor.is_sparse:  # Gathered from the ranks that hold it.
-            rows, values = tensor.indices()[0], tensor.values()
-            if len(rows) * 2 < len(tensor):
-                saved[key + _ROWS], saved[key + _VALUES] = rows, values
+            if len(tensor.values()) * 2 < len(tensor):
+                saved[key + _ROWS], saved[key + _VALUES] = tensor.indices()[0], tensor.values()
             else:
                 saved[key] = tensor.to_dense()
             continue
