@@ -147,7 +147,12 @@ class _Asked(torch.autograd.Function):
         taught = rows * shard.ranks + shard.rank != (-1 if tables.unknown_row is None else tables.unknown_row)
         total = total[taught].div_(shard.ranks)
         size = (shard.held, values.shape[1])
-        return torch.sparse_coo_tensor(rows[taught][None], total, size, is_coalesced=True), None, None
+        return _sparse(rows[taught], total, size), None, None
+
+
+def _sparse(rows: torch.Tensor, values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """A sparse ``size`` with ``values`` at ``rows``, ascending and each once."""
+    return torch.sparse_coo_tensor(rows[None], values, size, is_coalesced=True, check_invariants=False)
 
 
 def read(tables: Tables, rows: torch.Tensor) -> torch.Tensor:
@@ -183,4 +188,4 @@ def gather_tables(model: nn.Module) -> None:
         if shard.rank == 0:
             order = rows.argsort()
             size = (shard.n_rows, weight.shape[1])
-            tables.gathered = torch.sparse_coo_tensor(rows[order][None], values[order], size, is_coalesced=True)
+            tables.gathered = _sparse(rows[order], values[order], size)
