@@ -334,7 +334,7 @@ def adapt_optimizers(adapt: Callable[[Any, Any, Any, dict[str, Any]], tuple[Any,
 
 
 def before_saving(gather: Callable[[Any], None]) -> None:
-    """Have ``Trainer.save_model`` first call ``gather`` with its model, on every process; a second call does nothing."""
+    """Have ``Trainer.save_model`` first call ``gather`` with its model, on every process; once."""
     from transformers import Trainer
 
     save = Trainer.save_model
