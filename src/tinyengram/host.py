@@ -3,11 +3,13 @@
 Both move: transformers 5.24 renamed the argument that carries the key-value cache, and everything that had its old name
 written down was wrong that day. So each thing that others may rename stands here once, with what it is needed for and
 since when it is so; ``tests/test_host.py`` holds every line of it against the libraries that are installed. Nothing
-here changes what a library does, but for two registries that are filled: PEFT's methods and Trainer's optimizers.
+here changes what a library does, but for two registries that are filled, PEFT's methods and Trainer's optimizers, and
+for :func:`before_saving`.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -329,3 +331,19 @@ def adapt_optimizers(adapt: Callable[[Any, Any, Any, dict[str, Any]], tuple[Any,
     for name, make in handlers.items():
         if not isinstance(make, AdaptedOptimizer):
             handlers[name] = AdaptedOptimizer(make, adapt)
+
+
+def before_saving(gather: Callable[[Any], None]) -> None:
+    """Have ``Trainer.save_model`` first call ``gather`` with its model, on every process; once."""
+    from transformers import Trainer
+
+    save = Trainer.save_model
+    if hasattr(save, "__wrapped__"):
+        return
+
+    @functools.wraps(save)
+    def save_model(trainer: Any, *given: Any, **named: Any) -> None:
+        gather(trainer.model)
+        save(trainer, *given, **named)
+
+    Trainer.save_model = save_model  # type: ignore[method-assign, assignment]

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from tinyengram.errors import TinyEngramError
+
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
@@ -157,10 +159,25 @@ class RowSparseAdamW(torch.optim.AdamW):
         saved["state"] = {
             number: held["touched"].packed() if "touched" in held else held for number, held in saved["state"].items()
         }
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        for number, parameter in enumerate(parameters):
+            if hasattr(parameter, "on_ranks") and number in saved["state"]:
+                saved["state"][number]["on_ranks"] = torch.ones(())  # Rows by other numbers than those of the table.
         return saved
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As everywhere in torch, but row numbers stay integers (torch casts all state to the parameter's dtype)."""
+        """As everywhere in torch, but row numbers stay integers (torch casts all state to the parameter's dtype).
+
+        Raises:
+            TinyEngramError: Tables lie on ranks: the state was saved of one of them.
+        """
+        saved_on_ranks = any("on_ranks" in held for held in state_dict["state"].values())
+        on_ranks = any(hasattr(p, "on_ranks") for group in self.param_groups for p in group["params"])
+        if state_dict["state"] and (on_ranks or saved_on_ranks):
+            raise TinyEngramError(
+                "A run with tables_on='ranks' cannot be resumed: its checkpoint holds the optimizer's state of rank 0 "
+                "alone. Load the checkpoint's adapter and train on from it, or take tables_on='device'."
+            )
         super().load_state_dict(state_dict)
         saved_ids = [number for group in state_dict["param_groups"] for number in group["params"]]
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
@@ -260,4 +277,6 @@ def _sparse_norm(
     """Norm over all entries, where entries that stand for one place are added up first; zeros do not count."""
     if dim is not None or ord <= 0:
         raise NotImplementedError("Only norms of a positive order over all entries of a sparse tensor are known.")
-    return torch.linalg.vector_norm(tensor.coalesce().values(), ord, dtype=dtype)
+    norm = torch.linalg.vector_norm(tensor.coalesce().values(), ord, dtype=dtype)
+    over = getattr(tensor, "over_ranks", None)  # Of tables that lie on ranks; each has a part of the gradient.
+    return norm if over is None else over[0].norm(norm, ord, over[1])

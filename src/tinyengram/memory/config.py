@@ -84,7 +84,8 @@ class EngramConfig(PeftConfig):
         tables_on: ``"device"``: tables lie where their block does. ``"cpu"``: they stay in host memory, also when the
             model is moved, and the rows that a text needs are brought to the block; for tables larger than a device.
             Loaded for inference they are mapped from the adapter's file, which must then not be overwritten, if it
-            holds whole tables, else built from its rows. Given as ``check_base``. Not saved.
+            holds whole tables, else built from its rows. ``"ranks"``: of several processes each holds its own rows and
+            asks others for theirs; alone, as ``"device"``. Given as ``check_base``. Not saved.
 
     Raises:
         ValueError: A size, layer or name cannot be used; the message says which and what can.
@@ -116,7 +117,7 @@ class EngramConfig(PeftConfig):
     fingerprint: dict[str, Any] | None = field(default=None, repr=False)
     check_base: bool = True
     check_tensors: bool = True
-    tables_on: Literal["device", "cpu"] = "device"
+    tables_on: Literal["device", "cpu", "ranks"] = "device"
 
     def __new__(cls, *_: Any, **options: Any) -> EngramConfig:
         # Asked here because PEFT, on reading a file, drops options that `__init__` does not know with a warning only.
@@ -206,7 +207,7 @@ class EngramConfig(PeftConfig):
             ("gate", ("sigmoid", "hard")),
             ("init", ("zero_tables", "zero_value", "paper")),
             ("rows", ("ngram", "shuffled", "single")),
-            ("tables_on", ("device", "cpu")),
+            ("tables_on", ("device", "cpu", "ranks")),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}.")

@@ -10,6 +10,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from torch.nn import functional as F
 
+from tinyengram.errors import TinyEngramError
 from tinyengram.memory.config import EngramConfig
 from tinyengram.memory.reading import Reading, ReadingSlot
 from tinyengram.memory.tables import Tables
@@ -59,6 +60,11 @@ class EngramMemory(nn.Module):
             # Taps newest first; zero at the start, as in the paper.
             self.conv_weight = nn.Parameter(torch.zeros(config.kernel_size, hidden_size))
         if config.init != "zero_tables":
+            if self.tables.shard is not None:
+                raise TinyEngramError(
+                    f"init={config.init!r} draws whole tables, which tables_on='ranks' never holds; take "
+                    "init='zero_tables' or tables_on='device'."
+                )
             nn.init.normal_(self.tables.weight)
             if self.unknown_row is not None:
                 with torch.no_grad():
@@ -97,7 +103,8 @@ class EngramMemory(nn.Module):
             normed = self.conv_norm(values) if self.kernel_size else values
         else:
             # Without gradients only: every process of a distributed step must give one to each parameter.
-            silent = not len(known) and not torch.is_grad_enabled()
+            # Where tables lie on ranks, others may ask this one for rows.
+            silent = not len(known) and not torch.is_grad_enabled() and self.tables.shard is None
             if silent and (not self.kernel_size or reading.nothing_behind(key, self.reach)):
                 return None
             values = self.weigh(hidden.flatten(0, 1)[known], self._found(rows, hidden.device, reading, key))

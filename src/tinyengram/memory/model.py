@@ -11,6 +11,7 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 from tinyengram import host
+from tinyengram.errors import TinyEngramError
 from tinyengram.memory.base import (
     describe_base,
     openings_for,
@@ -23,6 +24,7 @@ from tinyengram.memory.base import (
 from tinyengram.memory.cache import EngramCacheLayer, ForgottenError
 from tinyengram.memory.config import EngramConfig
 from tinyengram.memory.controls import make_index
+from tinyengram.memory.exchange import Exchange, Shard, sharded
 from tinyengram.memory.following import follow, lacking_places
 from tinyengram.memory.index import EngramIndex
 from tinyengram.memory.latch import forget, holds_any, is_known_of, open_places
@@ -86,6 +88,7 @@ class EngramModel(BaseTuner):
             unload_former_memory(model, decoder, EngramModel)
             self.engram_index = nn.ModuleDict()
             self._slot = ReadingSlot()
+            self._exchange = Exchange()
             self._hooks = [
                 decoder.register_forward_pre_hook(self._begin_reading, with_kwargs=True),
                 decoder.register_forward_hook(self._end_reading, always_call=True),
@@ -115,6 +118,7 @@ class EngramModel(BaseTuner):
         layer.update_layer(adapter_name, peft_config, self._hidden_size, n_rows)
         reference = next(layer.get_base_layer().parameters())
         memory = cast(EngramMemory, layer.engram_memory[adapter_name])
+        memory.tables.exchange = self._exchange
         if reference.device.type != "meta" and memory.key_proj.weight.device.type != "meta":
             floating = reference.dtype if reference.dtype.is_floating_point else None
             memory.to(device=reference.device, dtype=floating)
@@ -166,6 +170,11 @@ class EngramModel(BaseTuner):
         """Note what is about to be read."""
         given = host.by_name(self._argument_names, args, kwargs)
         cache = host.cache_given(given)
+        if (cache is not None or torch.compiler.is_compiling()) and self._is_active() and sharded(self):
+            raise TinyEngramError(
+                "Tables that lie on ranks (tables_on='ranks') are read by all ranks at once, so neither with a cache "
+                "(generate) nor compiled. Save the adapter and load it with tables_on='device' or 'cpu'."
+            )
         if cache is not None and not host.has_layers(cache):
             if self._is_active():
                 raise ValueError(
@@ -202,7 +211,7 @@ class EngramModel(BaseTuner):
 
     def _fetch_from_host(self, reading: Reading) -> None:
         """Have rows of tables on the host brought while the blocks before are computed."""
-        if all(cast(EngramConfig, self.peft_config[name]).tables_on == "device" for name in self.engram_index):
+        if all(cast(EngramConfig, self.peft_config[name]).tables_on != "cpu" for name in self.engram_index):
             return
         for layer in self._layers():
             for name in layer.active_adapters if not layer.disable_adapters else ():
@@ -277,6 +286,14 @@ class EngramModel(BaseTuner):
     def _index(self, adapter_name: str) -> EngramIndex:
         return cast(EngramIndex, self.engram_index[adapter_name])
 
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
+        """Tables that lie on ranks, by their names in this model and in the PeftModel around it, which asks here.
+
+        DistributedDataParallel (torch 2.13) leaves these alone: each rank has other rows.
+        """
+        return [prefix + name for name in sharded(self) for prefix in ("", "base_model.")]
+
     # --- saving and loading --------------------------------------------------------------------------------------
 
     @classmethod
@@ -289,6 +306,15 @@ class EngramModel(BaseTuner):
     ) -> dict[str, torch.Tensor]:
         config.current_fingerprint = _fingerprint(model, adapter_name)
         chosen = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
+        for key, tables in sharded(model).items():
+            if key in chosen:
+                if tables.gathered is None:
+                    raise TinyEngramError(
+                        f"The tables of {adapter_name!r} lie on {tables.shard.ranks} ranks, so that one cannot save "  # type: ignore[union-attr]
+                        "them alone: call tinyengram.memory.exchange.gather_tables(model) on every rank, then save on "
+                        "rank 0."
+                    )
+                chosen[key] = tables.gathered
         return to_file(chosen, state_dict, config, adapter_name)
 
     @classmethod
@@ -296,7 +322,11 @@ class EngramModel(BaseTuner):
         cls, model: nn.Module, config: EngramConfig, adapter_name: str, state_dict: dict[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
         config.current_fingerprint = _fingerprint(model, adapter_name)
-        return from_file(state_dict, model.state_dict(), config, adapter_name)
+        on_ranks = sharded(model)
+        for tables in on_ranks.values():
+            tables.gathered = None
+        shards = {key: cast(Shard, tables.shard) for key, tables in on_ranks.items()}
+        return from_file(state_dict, model.state_dict(), config, adapter_name, shards)
 
 
 def _fingerprint(model: nn.Module, adapter_name: str) -> dict[str, Any]:

@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from tinyengram import processes
+from tinyengram import host, processes
+from tinyengram.errors import TinyEngramError
 from tinyengram.memory.adamw import RowSparseAdamW, teach_norm_of_sparse_gradients
+from tinyengram.memory.exchange import gather_tables, sharded
 from tinyengram.memory.layer import EngramMemory
 
 logger = logging.getLogger(__name__)
@@ -93,7 +95,7 @@ def row_sparse_adamw(
         >>> optimizer = row_sparse_adamw(model, 1e-3)  # doctest: +SKIP
         >>> loss.backward(); optimizer.step(); optimizer.zero_grad()  # doctest: +SKIP
     """
-    _give_sparse_gradients(model, processes.exchanges_sparse_gradients())
+    _give_sparse_gradients(model, True)
     groups = parameter_groups(model, learning_rate, weight_decay, table_learning_rate_factor)
     return RowSparseAdamW(groups, lr=learning_rate, betas=betas, eps=eps)
 
@@ -134,8 +136,17 @@ def for_trainer(model: Any, arguments: Any, optimizer: Any, options: dict[str, A
     """
     if model is None or not any(p.requires_grad for memory in _memories(model) for p in memory.parameters()):
         return optimizer, options
+    on_ranks = bool(sharded(model))
+    if on_ranks and not processes.keeps_parameters_whole(arguments):
+        raise TinyEngramError(
+            "tables_on='ranks' cuts tables itself and does not go with FSDP or DeepSpeed; train without them, or take "
+            "tables_on='device'."
+        )
+    if on_ranks and optimizer is not torch.optim.AdamW:
+        name = getattr(arguments.optim, "value", arguments.optim)
+        raise TinyEngramError(f"optim={name!s} cannot step tables on ranks by rows; take optim='adamw_torch'.")
     by_rows = optimizer is torch.optim.AdamW and processes.steps_by_rows(arguments)
-    _give_sparse_gradients(model, by_rows and processes.exchanges_sparse_gradients())
+    _give_sparse_gradients(model, by_rows)
     if not isinstance(optimizer, type) or _OWN_GROUPS & options.keys():
         logger.warning(
             "optim=%s makes groups of parameters of its own, so tables of the Engram memory learn at the rate of "
@@ -163,8 +174,11 @@ def _memories(model: nn.Module) -> Iterable[EngramMemory]:
     return (module for module in model.modules() if isinstance(module, EngramMemory))
 
 
-def _give_sparse_gradients(model: nn.Module, sparse: bool) -> None:
-    if sparse:
+def _give_sparse_gradients(model: nn.Module, by_rows: bool) -> None:
+    sparse = by_rows and processes.exchanges_sparse_gradients()
+    if sharded(model):
+        host.before_saving(gather_tables)
+    if sparse or sharded(model):  # What lies on ranks always has them: nobody but its owner adds them up.
         teach_norm_of_sparse_gradients()
     for memory in _memories(model):
         memory.tables.sparse = sparse

@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 
 from tinyengram.memory.config import EngramConfig
+from tinyengram.memory.exchange import Shard
 from tinyengram.memory.tables import zeros
 
 _CHECKSUM = "engram_index.checksum"
@@ -50,6 +51,12 @@ def to_file(
     for key, tensor in chosen.items():
         if not _is_ours(key):  # Of a LoRA below that goes by the same name.
             continue
+        if tensor.is_sparse:  # Gathered from the ranks that hold it.
+            if len(tensor.values()) * 2 < len(tensor):
+                saved[key + _ROWS], saved[key + _VALUES] = tensor.indices()[0], tensor.values()
+            else:
+                saved[key] = tensor.to_dense()
+            continue
         rows = tensor.any(dim=1).nonzero().flatten() if key.endswith(".tables.weight") else None
         if rows is not None and len(rows) * 2 < len(tensor):
             saved[key + _ROWS], saved[key + _VALUES] = rows, tensor[rows]
@@ -68,6 +75,7 @@ def from_file(
     present: dict[str, torch.Tensor],
     config: EngramConfig,
     adapter_name: str,
+    shards: dict[str, Shard],
 ) -> dict[str, torch.Tensor]:
     """Check an adapter whole before a weight is used, and put its tables back to full size.
 
@@ -76,6 +84,7 @@ def from_file(
         present: The model's tensors, by their names there.
         config: The memory's options.
         adapter_name: What the adapter is called in the model.
+        shards: Which rows this process holds of tables that lie on ranks, by their names in the model.
 
     Raises:
         ValueError: Anything is missing, damaged, or not what the options say.
@@ -102,10 +111,18 @@ def from_file(
             like = wanted[name][1]
             if rows.dtype != torch.int64:
                 raise ValueError(f"{key} is {rows.dtype}: it holds row numbers, which cannot be scaled or averaged.")
-            if values.shape[1:] != like.shape[1:] or not bool(((rows >= 0) & (rows < len(like))).all()):
+            shard = shards.get(wanted[name][0])
+            limit = len(like) if shard is None else shard.n_rows
+            if values.shape[1:] != like.shape[1:] or not bool(((rows >= 0) & (rows < limit)).all()):
                 raise ValueError(f"{name} was saved for another size of table; {_CHANGED}")
+            if shard is not None:
+                rows, values = shard.own(rows, values)
             table = zeros(*like.shape, on_host=values.device.type == "cpu", dtype=values.dtype).to(values.device)
             full[name] = table.index_copy_(0, rows.to(values.device), values)
+    for name, (key, _) in wanted.items():
+        # A file that holds the table whole.
+        if (shard := shards.get(key)) is not None and name in ours and len(ours[name]) == shard.n_rows:
+            full[name] = ours[name][shard.rank :: shard.ranks].clone()
     missing, unexpected = sorted(wanted.keys() - full.keys()), sorted(full.keys() - wanted.keys())
     if missing or unexpected:
         raise ValueError(f"The adapter lacks {missing[:3]} and has unexpected {unexpected[:3]}; {_CHANGED}")

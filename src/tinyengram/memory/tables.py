@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from tinyengram.memory.exchange import Exchange, Shard, read
+
 
 class Tables(nn.Embedding):
     """All heads of a memory, one behind the other.
@@ -20,14 +22,32 @@ class Tables(nn.Embedding):
         unknown_row: A row that stays zero and gets no gradient, or None.
         on: ``"device"``: goes where the module goes. ``"cpu"``: stays in host memory wherever the module is moved to,
             follows changes of type only, and is taken as it is mapped from a file when it is loaded for inference.
+            ``"ranks"``: as ``"device"``, but of several processes each holds its own rows alone.
     """
 
-    def __init__(self, n_rows: int, width: int, unknown_row: int | None, on: Literal["device", "cpu"]) -> None:
+    def __init__(self, n_rows: int, width: int, unknown_row: int | None, on: Literal["device", "cpu", "ranks"]) -> None:
         self.on_host = on == "cpu"
-        super().__init__(n_rows, width, padding_idx=unknown_row, _weight=zeros(n_rows, width, on_host=self.on_host))
+        shard = Shard.of_process(n_rows) if on == "ranks" else None
+        held = n_rows if shard is None else shard.held
+        padding = unknown_row if shard is None else None
+        super().__init__(held, width, padding_idx=padding, _weight=zeros(held, width, on_host=self.on_host))
+        self.shard, self.silent_row = shard, unknown_row
+        self.exchange = Exchange()
+        # Trained rows of all ranks, sparse `(rows, width)`, while rank 0 saves them.
+        self.gathered: torch.Tensor | None = None
+        if shard is not None:
+            self.weight.on_ranks = True  # type: ignore[attr-defined]
+            self.weight.register_post_accumulate_grad_hook(self._mark)
+
+    def _mark(self, weight: torch.Tensor) -> None:
+        # A norm is that of all ranks' rows; `adamw` knows such a gradient by this.
+        if weight.grad is not None and self.shard is not None:
+            weight.grad.over_ranks = (self.exchange, self.shard.ranks)  # type: ignore[attr-defined]
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """The rows ``(…, width)``, where the tables are, for int64 numbers of them on any device."""
+        if self.shard is not None:
+            return read(self, rows.to(self.weight.device))
         return super().forward(rows if rows.device == self.weight.device else rows.to(self.weight.device))
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Tables:
