@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from tinyengram.errors import TinyEngramError, nearest
@@ -50,6 +50,10 @@ _NO_MATTER = ("user", "metadata", "service_tier", "safety_identifier", "prompt_c
 
 _Count = Annotated[int, Field(ge=1)]
 _Stop = Annotated[str, Field(min_length=1)]
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
 
 
 class RequestError(TinyEngramError):
@@ -92,15 +96,10 @@ class ChatRequest(BaseModel):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     max_tokens: _Count | None = None
     max_completion_tokens: _Count | None = None
-    stop: _Stop | Annotated[list[_Stop], Field(max_length=4)] | None = None
+    stop: Annotated[list[_Stop], BeforeValidator(_listed), Field(max_length=4)] = []
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-
-    @property
-    def stops(self) -> tuple[str, ...]:
-        """Texts that end the answer."""
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     @property
     def offered(self) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from jsonschema import Draft202012Validator, SchemaError
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
@@ -19,7 +20,7 @@ from starlette.requests import ClientDisconnect
 from tinyengram.errors import nearest
 from tinyengram.files import keep_trace
 from tinyengram.serving.batching import Batcher, BusyError
-from tinyengram.serving.conversation import read_answer
+from tinyengram.serving.conversation import Answer, read_answer
 from tinyengram.serving.generation import Generated
 from tinyengram.serving.model import ServingError
 from tinyengram.serving.protocol import ChatRequest, Reply, RequestError, event, read_request
@@ -28,6 +29,7 @@ from tinyengram.serving.streams import Asked, Drawing, News, Stream
 from tinyengram.sources.json_text import Row
 from tinyengram.tasks.errors import TaskError
 from tinyengram.tasks.formats import MalformedError, openai
+from tinyengram.tasks.formats.values import shown
 
 _MOST_BYTES = 1 << 20  # of a request
 _BODY_SECONDS = 30.0
@@ -98,7 +100,7 @@ class Routes:
         generated = await self._last(request, stream, ear)
         if generated is None:
             return Response(status_code=_GONE)
-        return JSONResponse(prepared.reply.whole(read_answer(generated, prepared.tools)))
+        return JSONResponse(prepared.reply.whole(_answer(generated, prepared.tools)))
 
     # --- requests ------------------------------------------------------------------------------------------------
 
@@ -122,6 +124,7 @@ class Routes:
             )
         try:
             said = openai.read(Row("The request", {"messages": wanted.messages, "tools": wanted.offered}), as_said=True)
+            _check_schemas(said.tools)
             prompt = speaker.renderer.prompt(said)
         except (MalformedError, TaskError) as error:
             raise RequestError(f"{str(error).rstrip('.')}.") from error
@@ -137,7 +140,7 @@ class Routes:
                 code="context_length_exceeded",
             )
         asked = Asked(
-            ids, speaker.adapter, speaker.renderer.end_ids, room, speaker.decoder, wanted.stops, _drawing(wanted)
+            ids, speaker.adapter, speaker.renderer.end_ids, room, speaker.decoder, tuple(wanted.stop), _drawing(wanted)
         )
         return _Prepared(asked, said.tools, Reply(speaker.id, len(ids)))
 
@@ -186,7 +189,7 @@ class Routes:
             if isinstance(one, Exception):
                 yield event(_failure(one).body)
             elif isinstance(one, Generated):
-                answer = read_answer(one, tools)
+                answer = _answer(one, tools)
                 if tools and answer.said:
                     yield reply.piece(answer.said)
                 if answer.calls:
@@ -255,6 +258,24 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
+def _check_schemas(tools: tuple[dict[str, Any], ...]) -> None:
+    """See that what tools take is described by JSON Schema.
+
+    Raises:
+        RequestError: It is not.
+    """
+    for tool in tools:
+        try:
+            Draft202012Validator.check_schema(tool["parameters"])
+        except SchemaError as error:
+            place = error.json_path.replace("$", "parameters", 1)
+            raise RequestError(
+                f"The tool {shown(tool['name'])} is not described by JSON Schema: {place} is {shown(error.instance)}. "
+                "Mend it, or leave the tool out.",
+                param="tools",
+            ) from error
+
+
 def _drawing(wanted: ChatRequest) -> Drawing | None:
     """How to draw; None where neither ``temperature`` nor ``top_p`` asks for it."""
     temperature = wanted.temperature
@@ -263,6 +284,13 @@ def _drawing(wanted: ChatRequest) -> Drawing | None:
     if temperature < _COLD:
         return None
     return Drawing(temperature, 1.0 if wanted.top_p is None else wanted.top_p, wanted.seed)
+
+
+def _answer(generated: Generated, tools: tuple[dict[str, Any], ...]) -> Answer:
+    """What was generated; where no tool is offered nothing in it is a call."""
+    if tools:
+        return read_answer(generated, tools)
+    return Answer(generated.text, generated.text, (), (), False, generated.tokens, generated.ending)
 
 
 def _failure(error: Exception) -> RequestError:
