@@ -36,7 +36,7 @@ from tinyengram.tasks.conversations import request
 
 BASE = "smollm2-135m-instruct"
 STREAMS = (1, 4, 16)
-REPEATS = 5
+REPEATS = 3
 NEW_TOKENS = 32
 QUESTION = (
     "Tell me, at length and in your own words, what a river is and where the water of river number {} comes from."

@@ -86,7 +86,8 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (")[0].lower()
         raise TinyEngramError(
-            f"Nothing can listen at {host}, port {port}: {(error.strerror or str(error)).lower()}. Name another by "
-            "--port (0 takes any that is free), or --host."
+            f"Nothing can listen at {host}, port {port}: {reason}. Name another by --port (0 takes any that is free), "
+            "or --host."
         ) from error
