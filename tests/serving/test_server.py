@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ import pytest
 
 from tests.serving import models
 from tests.serving.models import WEATHER, adapted, spread_base
+from tests.serving.running import running as serving
 from tinyengram.serving import Talk, load_served
 from tinyengram.serving.batching import Batcher
 from tinyengram.serving.generation import Generated
@@ -24,7 +24,7 @@ from tinyengram.tasks.conversations import Call
 
 httpx = pytest.importorskip("httpx")
 openai = pytest.importorskip("openai")
-uvicorn = pytest.importorskip("uvicorn")
+pytest.importorskip("uvicorn")
 
 TOOL = {"type": "function", "function": WEATHER}
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -52,8 +52,6 @@ class Running:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    from tinyengram.serving.server import Routes, hosts_for, make_app
-
     root = tmp_path_factory.mktemp("adapters")
     base = spread_base()
     base.model.save_pretrained(root / "tiny")
@@ -64,19 +62,10 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         config = root / name / "adapter_config.json"
         config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": str(root / "tiny")}))
     speakers = load_speakers([str(root / "engram"), f"second={root / 'other'}"])
-    batcher = Batcher(speakers["engram"].served.model, most_waiting=30)
-    app = make_app(Routes(speakers, batcher, most_tokens=500), hosts=hosts_for("127.0.0.1"))
-    listening = socket.create_server(("127.0.0.1", 0))
-    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=lambda: server.run(sockets=[listening]))
-    thread.start()
-    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
     folders = {"engram": root / "engram", "second": root / "other", "tiny": root / "tiny"}
-    yield Running(url, client, batcher, folders)
-    server.should_exit = True
-    thread.join()
-    batcher.close()
+    with serving(speakers, most_tokens=500, most_waiting=30) as (url, batcher):
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
+        yield Running(url, client, batcher, folders)
 
 
 @pytest.fixture
@@ -211,11 +200,13 @@ class TestTools:
 
 GOOD = {"model": "engram", "messages": HELLO, "max_tokens": 2}
 REFUSED: list[tuple[Any, int, tuple[str, ...]]] = [
-    (b'{"model": ', 400, ("not JSON", "model and messages")),
+    (b'{"model": ', 400, ("not valid JSON", "character 11", "model and messages")),
     (b"[]", 400, ("must be a JSON object",)),
-    (b"[" * 100_000, 400, ("not JSON",)),
-    (b'{"temperature": NaN}', 400, ("not JSON",)),
-    (b"\xff", 400, ("not JSON",)),
+    (b"[" * 100_000, 400, ("nested too deeply",)),
+    (b'{"model": "engram", "messages": [{}], "temperature": NaN}', 400, ("temperature", "NaN")),
+    (b"\xff", 400, ("not UTF-8",)),
+    (b'{"model": "\\ud800", "messages": [{}]}', 404, ("ud800",)),
+    (b'{"model": "engram", "messages": [{"role": "user", "content": "\\ud800"}]}', 400, ("half a character",)),
     ({"model": "engram"}, 400, ("messages", "required")),
     (GOOD | {"messages": []}, 400, ("messages", "at least 1")),
     (GOOD | {"model": "engam"}, 404, ("'engam'", "Did you mean 'engram'?", "engram, second, tiny")),

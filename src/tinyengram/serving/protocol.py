@@ -12,11 +12,10 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_core import from_json
 
 from tinyengram.errors import TinyEngramError, nearest
 from tinyengram.serving.conversation import Answer
-from tinyengram.tasks.formats.values import shown
+from tinyengram.tasks.formats.values import MalformedError, json_text, shown
 
 # What cannot be done, with the values that ask for nothing.
 _CANNOT: dict[str, tuple[Any, ...]] = {
@@ -119,9 +118,13 @@ def read_request(body: bytes) -> ChatRequest:
         RequestError: It is no JSON object, or asks for what is not known or cannot be done.
     """
     try:
-        values = from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        raise RequestError(f"The body is not JSON: {error}. Send an object with model and messages.") from error
+        values = json_text(body.decode(), "The body")
+    except UnicodeDecodeError as error:
+        raise RequestError(
+            f"The body is not UTF-8 ({error.reason}). Send an object with model and messages."
+        ) from error
+    except MalformedError as error:
+        raise RequestError(f"{error}. Send an object with model and messages.") from error
     if not isinstance(values, dict):
         raise RequestError(f"The body must be a JSON object with model and messages, not {shown(values)}.")
     values = {name: value for name, value in values.items() if value is not None and name not in _NO_MATTER}

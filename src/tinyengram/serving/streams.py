@@ -53,8 +53,8 @@ class Stream:
 
     Args:
         asked: What is wanted.
-        tell: Is given each piece of text, whole characters, then what was generated, or the error that ended it. Called
-            from the batcher's thread.
+        tell: Is given each piece of text, whole characters, then what was generated, or the error that ended it. The
+            batcher's thread calls it.
     """
 
     def __init__(self, asked: Asked, tell: Callable[[News], None]) -> None:
