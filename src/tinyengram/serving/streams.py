@@ -100,9 +100,6 @@ class Stream:
         Args:
             logits: float ``(vocab,)``.
         """
-        if self.is_given_up:
-            self.is_over = True
-            return
         scores = logits.float().unsqueeze(0)
         if self._penalty is not None:
             scores = self._penalty(torch.tensor([self.ids], device=scores.device), scores)
