@@ -14,7 +14,7 @@ ZERO := .venv-zero
 INSTALLED := $(VENV)/.installed
 LOCKED := $(if $(LOCK),--constraint $(LOCK))
 
-.PHONY: compare test test-all test-device test-zero lint format bench bench-device peft-suite methods mutants lock matrix docs clean
+.PHONY: compare test test-all test-device test-zero lint format bench bench-serve bench-device peft-suite methods mutants lock matrix docs clean
 
 compare: $(INSTALLED)
 	$(BIN)/tinyengram compare $(STUDY)
@@ -38,6 +38,10 @@ bench: $(INSTALLED) $(PEER)/.installed
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/scoring.py
 	$(PEER)/bin/python benchmarks/harness.py --sample 10
+
+# Tokens per second of `tinyengram serve` with 1, 4 and 16 streams beside plain `generate`.
+bench-serve: $(INSTALLED)
+	$(BIN)/python benchmarks/serving.py
 
 # PEFT's own common tests with LoRA, Engram and Shadow; fails where Engram neither passes like LoRA nor refuses by name.
 peft-suite: $(PEFT)/.installed

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import yaml
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
+from tests.serving.running import running
 from tinyengram import DataSpec, EngramConfig, ForgettingCallback
 from tinyengram.cli import app
 from tinyengram.sources import Base, load_base
@@ -64,6 +67,7 @@ SMALL: dict[str, dict[str, str]] = {
     },
     "docs/data.md": {'"smollm2-135m-instruct"': '"tiny-random-llama"'},
     "docs/chat.md": {'talk.give_result(\'{"sky": "rain"}\').text': "talk.give_result"},  # A random model calls nothing.
+    "docs/serve.md": {'"http://127.0.0.1:8000/v1"': "served()"},
     "docs/own-model.md": {
         'base="Qwen/Qwen3-0.6B"': 'base="tiny-random-llama"',
         'method="lora")': 'method="lora", questions=4)',
@@ -77,16 +81,17 @@ SMALL: dict[str, dict[str, str]] = {
     },
 }
 # Pages whose snippets train and score: run by `make test-all`.
-SLOW = {"docs/own-model.md", "docs/training.md", "docs/chat.md"}
+SLOW = {"docs/own-model.md", "docs/training.md", "docs/chat.md", "docs/serve.md"}
 # Lines for the shell that no parser of ours reads.
 NOT_OURS = {
     "PYTHONPATH=src python3 -m pytest": "pytest's own, on a machine with an accelerator",
+    "pip install 'tinyengram[serve]'": "pip's",
     'python -c "import tinyengram, lm_eval': "lm-evaluation-harness, which is installed for `make bench` only",
 }
 
 
 @pytest.fixture
-def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """What a reader has: chats, a base, texts in ids, and an adapter where a page begins with one."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "chats.jsonl").write_text(EXAMPLE.read_text(encoding="utf-8"), encoding="utf-8")
@@ -96,12 +101,28 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     get_peft_model(
         AutoModelForCausalLM.from_pretrained(name), LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM")
     ).save_pretrained("weather-lora")
-    texts = [base.tokenizer(text)["input_ids"] for text in ("The rain in Spain", "The rain in Spain stays")]
-    arguments: dict[str, Any] = {"output_dir": "held", "max_steps": 2, "report_to": "none", "bf16": False}
+    with ExitStack() as stack:
+        yield {**_names(base), "served": lambda: stack.enter_context(_weather_server())}
+
+
+@contextmanager
+def _weather_server() -> Iterator[str]:
+    """The address of a server with the adapter that a page begins with."""
+    from tinyengram.serving.speakers import load_speakers
+
+    speakers = load_speakers(["weather=weather-lora"])
+    with running(speakers, most_tokens=8) as (url, _):
+        yield f"{url}/v1"
+
+
+def _names(base: Base) -> dict[str, Any]:
+    """What a page's code may name."""
     from trl import SFTConfig
 
+    texts = [base.tokenizer(text)["input_ids"] for text in ("The rain in Spain", "The rain in Spain stays")]
+    arguments: dict[str, Any] = {"output_dir": "held", "max_steps": 2, "report_to": "none", "bf16": False}
     return {
-        "BASE": name,
+        "BASE": base.tokenizer.name_or_path,
         "base": base.model,
         "tokenizer": base.tokenizer,
         "texts_as_ids": texts,

@@ -16,6 +16,7 @@ from tinyengram.cli.exits import EXIT_BAD_INPUT, EXIT_FAULT
 from tinyengram.cli.explain import explain
 from tinyengram.cli.ngrams import ngrams
 from tinyengram.cli.report import report
+from tinyengram.cli.serve import serve
 from tinyengram.cli.train import train
 from tinyengram.errors import TinyEngramError
 from tinyengram.processes import processes
@@ -30,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Engram memory as a fine-tuning method, and the study of what fine-tuning methods learn and forget.",
 )
-for _command in (data, ngrams, train, evaluate, chat, explain, compare, report):
+for _command in (data, ngrams, train, evaluate, chat, explain, serve, compare, report):
     app.command()(_command)
 
 

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from tinyengram.serving.generation import Ending, generate
+from tinyengram.serving.generation import Ending, Generated, generate
 from tinyengram.serving.model import Served, ServingError
 from tinyengram.tasks.calls.fitting import misfit
 from tinyengram.tasks.calls.reading import read_calls
@@ -207,17 +207,22 @@ class Talk:
                 on_text=on_text,
                 stop=stop,
             )
-        read = read_calls(generated.text, offered={tool["name"] for tool in self._tools})
-        calls = read.calls or ()
-        return Answer(
-            text=generated.text,
-            said=read.text if calls else generated.text,
-            calls=calls,
-            misfits=tuple(misfit(call, self._tools) for call in calls),
-            broken=read.calls is None,
-            tokens=generated.tokens,
-            ending=generated.ending,
-        )
+        return read_answer(generated, self._tools)
+
+
+def read_answer(generated: Generated, tools: Sequence[dict[str, Any]]) -> Answer:
+    """What was generated where ``tools`` are offered, with the calls in it."""
+    read = read_calls(generated.text, offered={tool["name"] for tool in tools})
+    calls = read.calls or ()
+    return Answer(
+        text=generated.text,
+        said=read.text if calls else generated.text,
+        calls=calls,
+        misfits=tuple(misfit(call, tools) for call in calls),
+        broken=read.calls is None,
+        tokens=generated.tokens,
+        ending=generated.ending,
+    )
 
 
 def _checked(text: str, what: str) -> str:

@@ -60,7 +60,7 @@ def generate(
         on_text: Is given the answer in pieces, whole characters, as soon as they are known.
         stop: Asked after each token; True ends the answer there.
     """
-    watch = _Watch(tokenizer, set(ends), on_text)
+    watch = Watch(tokenizer, set(ends), on_text)
     criteria = [] if stop is None else [_Stop(stop)]
     prompt = torch.tensor([list(ids)], device=next(model.parameters()).device)
     pad = tokenizer.pad_token_id
@@ -133,7 +133,7 @@ class _Stop(StoppingCriteria):
         return torch.full((input_ids.shape[0],), self._asked(), device=input_ids.device, dtype=torch.bool)
 
 
-class _Watch(BaseStreamer):
+class Watch(BaseStreamer):
     """Collects an answer as ``generate`` streams it.
 
     transformers' own ``TextStreamer`` either shows the token that ends a turn or hides all special tokens, and with
@@ -158,18 +158,26 @@ class _Watch(BaseStreamer):
         if self._is_prompt:
             self._is_prompt = False
             return
-        token = int(value.flatten()[0])
+        self.take(int(value.flatten()[0]))
+
+    def take(self, token: int) -> None:
+        """Take a token of the answer."""
         if token in self._ends:
             self.ended = True
             return
         self.ids.append(token)
         # Decoded whole: a token alone would lose the blank before it, or be half a character.
         self.text = self._tokenizer.decode(self.ids, clean_up_tokenization_spaces=False)
-        self._show(len(self.text.rstrip(_HALF)))
+        self._show(len(self.whole))
 
     def end(self) -> None:
         """Show what was held back."""
         self._show(len(self.text))
+
+    @property
+    def whole(self) -> str:
+        """The text as far as its characters are whole."""
+        return self.text.rstrip(_HALF)
 
     def _show(self, until: int) -> None:
         if self._on_text is not None and until > self._shown:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +92,7 @@ def _with_adapter(folder: Path, base: str | None) -> Served:
     import tinyengram.memory  # noqa: F401 - makes Engram known to PEFT
 
     said = _adapter_config(folder)
-    method = str(said.get("peft_type", "")).lower()
-    if method not in peft_methods():
-        raise ServingError(
-            f"The method {method!r} of {folder / _ADAPTER_CONFIG} is unknown.{nearest(method, peft_methods())}"
-        )
-    if not any((folder / weights).is_file() for weights in _ADAPTER_WEIGHTS):
-        raise ServingError(f"The adapter {folder} has no weights ({_ADAPTER_WEIGHTS[0]}). Fetch or save it again.")
+    method = _method(folder, said)
     name = base or said.get("base_model_name_or_path")
     if not name:
         raise ServingError(f"{folder / _ADAPTER_CONFIG} names no base (base_model_name_or_path). Name it by --base.")
@@ -111,17 +105,8 @@ def _with_adapter(folder: Path, base: str | None) -> Served:
     try:
         model: Any = peft.PeftModel.from_pretrained(loaded.model, str(folder))
     except Exception as error:  # PEFT checks little: a file that does not fit may raise anything.
-        raise ServingError(
-            f"The adapter {folder} cannot be put on the base {name!r}: {_in_short(error)}. Name the base that it was "
-            "trained on by --base, or fetch the adapter again."
-        ) from error
-    own = (folder / _TOKENIZER_CONFIG).is_file()
-    tokenizer = load_tokenizer(str(folder)) if own else loaded.tokenizer
-    if len(tokenizer) > (rows := model.get_input_embeddings().weight.shape[0]):
-        raise ServingError(
-            f"The tokenizer in {folder} has {len(tokenizer)} tokens, but the base {name!r} only {rows}. Save the base "
-            "with its resized embedding and name it by --base, or take the tokenizer out of the folder."
-        )
+        raise _does_not_fit(folder, name, error) from error
+    tokenizer = _tokenizer(folder, model, name) or loaded.tokenizer
     use_cache = True
     if model.eval().active_peft_config.is_prompt_learning:
         try:
@@ -132,6 +117,77 @@ def _with_adapter(folder: Path, base: str | None) -> Served:
                 "and transformers that can, or a method that changes weights."
             ) from error
     return Served(model, tokenizer, str(folder), name, method, use_cache)
+
+
+def add_adapter(served: Served, name: str, *, adapter: str, base: str | None = None) -> Served:
+    """Put a further adapter on the base of one that is served; the model is theirs together.
+
+    Args:
+        served: An adapter that was loaded; it stays the active one.
+        name: Folder of the further one, of the same method.
+        adapter: What PEFT shall call it.
+        base: As it was given for ``served``.
+
+    Raises:
+        ServingError: It is none, of another method or of another base, or does not fit it.
+    """
+    folder = Path(name)
+    if served.base is None or not (folder / _ADAPTER_CONFIG).is_file():
+        lacking = served.name if served.base is None else name
+        raise ServingError(
+            f"{lacking} is no folder with {_ADAPTER_CONFIG}, and beside others only adapters are served. Name it alone."
+        )
+    said = _adapter_config(folder)
+    if (method := _method(folder, said)) != served.method:
+        raise ServingError(
+            f"The adapters {served.name} ({served.method}) and {folder} ({method}) are of two methods, which PEFT does "
+            "not put on one base. Serve the second by a command of its own, on another port."
+        )
+    own = base or said.get("base_model_name_or_path")
+    if own != served.base:
+        raise ServingError(
+            f"The adapters {served.name} and {folder} name two bases, {served.base!r} and {own!r}. If they are the "
+            "same, name it by --base; else serve the second by a command of its own, on another port."
+        )
+    try:
+        served.model.load_adapter(str(folder), adapter_name=adapter)
+    except Exception as error:  # As above.
+        raise _does_not_fit(folder, served.base, error) from error
+    tokenizer = _tokenizer(folder, served.model, served.base) or load_tokenizer(served.base)
+    served.model.eval()
+    return replace(served, name=name, tokenizer=tokenizer)
+
+
+def _method(folder: Path, said: dict[str, Any]) -> str:
+    """PEFT's name of the method of an adapter whose weights are there."""
+    method = str(said.get("peft_type", "")).lower()
+    if method not in peft_methods():
+        raise ServingError(
+            f"The method {method!r} of {folder / _ADAPTER_CONFIG} is unknown.{nearest(method, peft_methods())}"
+        )
+    if not any((folder / weights).is_file() for weights in _ADAPTER_WEIGHTS):
+        raise ServingError(f"The adapter {folder} has no weights ({_ADAPTER_WEIGHTS[0]}). Fetch or save it again.")
+    return method
+
+
+def _does_not_fit(folder: Path, base: str, error: Exception) -> ServingError:
+    return ServingError(
+        f"The adapter {folder} cannot be put on the base {base!r}: {_in_short(error)}. Name the base that it was "
+        "trained on by --base, or fetch the adapter again."
+    )
+
+
+def _tokenizer(folder: Path, model: Any, base: str) -> Any:
+    """The tokenizer in an adapter's folder; None where there is none."""
+    if not (folder / _TOKENIZER_CONFIG).is_file():
+        return None
+    tokenizer = load_tokenizer(str(folder))
+    if len(tokenizer) > (rows := model.get_input_embeddings().weight.shape[0]):
+        raise ServingError(
+            f"The tokenizer in {folder} has {len(tokenizer)} tokens, but the base {base!r} only {rows}. Save the base "
+            "with its resized embedding and name it by --base, or take the tokenizer out of the folder."
+        )
+    return tokenizer
 
 
 def _adapter_config(folder: Path) -> dict[str, Any]:

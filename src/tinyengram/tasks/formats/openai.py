@@ -27,8 +27,12 @@ _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 _TAGGED_CALL = re.compile(r"<tool_call>\s*[\[{]")
 
 
-def read(row: Row) -> Conversation:
+def read(row: Row, *, as_said: bool = False) -> Conversation:
     """The conversation in a row.
+
+    Args:
+        row: Messages and tools.
+        as_said: Calls that stand in an assistant's text stay there as text, as where a model goes on from what it said.
 
     Raises:
         MalformedError: The row has another shape.
@@ -36,11 +40,11 @@ def read(row: Row) -> Conversation:
     offered = "tools" if row.values.get("tools") else "functions"
     chat = ConversationBuilder(row.location, offered_tools(row.values.get(offered), offered))
     for message in messages_of(row.values):
-        _add(chat, message)
+        _add(chat, message, as_said)
     return chat.conversation()
 
 
-def _add(chat: ConversationBuilder, message: Message) -> None:
+def _add(chat: ConversationBuilder, message: Message, as_said: bool) -> None:
     values, what = message.values, message.what
     without_keys(values, ("audio", "tools", "functions"), "give tools beside the messages, and only text is learnt")
     if message.speaker != "assistant":
@@ -59,7 +63,7 @@ def _add(chat: ConversationBuilder, message: Message) -> None:
             )
         case "assistant":
             without_keys(values, _THOUGHTS, f"write it into the content of {what}, as the model shall, or drop the key")
-            if _TAGGED_CALL.search(message.text):
+            if not as_said and _TAGGED_CALL.search(message.text):
                 raise MalformedError(f"{what} writes <tool_call> into its text; give format: hermes to read it")
             calls, ids = _calls(values, what)
             chat.assistant(message.text, calls, what=what, ids=ids, learnt=message.learnt)
