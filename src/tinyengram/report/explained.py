@@ -52,18 +52,20 @@ def in_words(explained: Explained) -> str:
 
 
 def read_in_words(memories: list[Memory]) -> str:
-    """What was read before a token: the n-grams with the gates that they met, by block."""
-    by_text: dict[str, list[str]] = {}
-    for memory in memories:
-        for ngram in memory.ngrams:
-            if ngram.trained:
-                shared = "" if len(ngram.rows) == 1 else f", {ngram.trained}/{len(ngram.rows)} rows"
-                by_text.setdefault(_word(ngram.text), []).append(
-                    f"block {memory.layer}: gate {memory.gate:.2f}{shared}"
-                )
-    if not by_text:
+    """What was read before a token, shortest n-gram first, and the gates that it met, block by block."""
+    spoke = [memory for memory in memories if any(ngram.trained for ngram in memory.ngrams)]
+    if not spoke:
         return "shut" if memories and not any(memory.is_open for memory in memories) else "nothing"
-    return "; ".join(f"“{text}” ({', '.join(where)})" for text, where in by_text.items())
+    texts: dict[str, str] = {}
+    for memory in spoke:
+        for ngram in (one for one in memory.ngrams if one.trained):
+            shared = "" if len(ngram.rows) == 1 else f" ({ngram.trained} of {len(ngram.rows)} rows)"
+            texts.setdefault(_word(ngram.text), shared)
+    several = "s" if len(spoke) > 1 else ""
+    blocks = ", ".join(str(memory.layer) for memory in spoke)
+    gates = " ".join(f"{memory.gate:.2f}" for memory in spoke)
+    read = ", ".join(f"“{text}”{shared}" for text, shared in texts.items())
+    return f"{read}: gate{several} {gates} (block{several} {blocks})"
 
 
 def coloured(explained: Explained) -> Text:

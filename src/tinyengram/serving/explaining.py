@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -181,8 +182,8 @@ def _explained(served: Served, ids: Sequence[int], prompt: int, rendering: str) 
             )
         )
     return Explained(
-        adapter=served.name,
-        base=str(served.base),
+        adapter=_public(served.name),
+        base=_public(str(served.base)),
         memory=config.memory,
         latched=config.open_after is not None,
         rendering=rendering,
@@ -222,6 +223,11 @@ def _memory(spoke: Spoke, read: Sequence[int], tokenizer: Any) -> Memory:
             for found in spoke.found
         ],
     )
+
+
+def _public(name: str) -> str:
+    """A name without the folders that it lies in."""
+    return Path(name).name if Path(name).is_dir() else name
 
 
 def _text(tokenizer: Any, ids: Sequence[int]) -> str:
