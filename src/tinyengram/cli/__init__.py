@@ -11,6 +11,7 @@ import typer
 from tinyengram.cli.chat import chat
 from tinyengram.cli.compare import compare
 from tinyengram.cli.data import data
+from tinyengram.cli.edit import edit
 from tinyengram.cli.evaluate import evaluate
 from tinyengram.cli.exits import EXIT_BAD_INPUT, EXIT_FAULT
 from tinyengram.cli.explain import explain
@@ -31,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Engram memory as a fine-tuning method, and the study of what fine-tuning methods learn and forget.",
 )
-for _command in (data, ngrams, train, evaluate, chat, explain, serve, compare, report):
+for _command in (data, ngrams, train, evaluate, chat, explain, edit, serve, compare, report):
     app.command()(_command)
 
 

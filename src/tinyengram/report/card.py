@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,19 @@ from tinyengram.report.scorecard import scorecard
 
 if TYPE_CHECKING:
     from tinyengram.study.tuning import Tuned
+
+
+def edited_card(name: str, sentence: str, measured: Sequence[str]) -> str:
+    """README.md of an adapter whose memory was edited.
+
+    Args:
+        name: Of the adapter that it was made of.
+        sentence: What was done.
+        measured: What held-out chats said before and after, a sentence each.
+    """
+    front = yaml.safe_dump({"library_name": "peft", "tags": ["tinyengram", "engram"]}, sort_keys=False).strip()
+    told = "".join(f"\n- {line}" for line in (sentence, *measured))
+    return f"---\n{front}\n---\n\n# {name}, edited\n\nMade of {name} by `tinyengram edit`.\n{told}\n"
 
 
 def render_card(tuned: Tuned) -> str:
