@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -73,12 +74,13 @@ class Editor:
         """The n-grams of an exact memory, as canonical ids, oldest token first."""
         return [[token for token in reversed(row) if token >= 0] for row in self._index.ngrams.tolist()]
 
-    def raw(self, canonical: Sequence[int]) -> list[int]:
-        """For canonical ids a raw id each that is compressed to it."""
-        if self._index.compression is None:
-            return list(canonical)
-        compression = self._index.compression.tolist()
-        return [compression.index(token) for token in canonical]
+    @cached_property
+    def spellings(self) -> dict[int, list[int]]:
+        """For each canonical id the raw ids that are compressed to it; empty where raw ids are canonical."""
+        found: dict[int, list[int]] = {}
+        for raw, canonical in enumerate([] if self._index.compression is None else self._index.compression.tolist()):
+            found.setdefault(canonical, []).append(raw)
+        return found
 
     def rows_in(self, ids: Sequence[int]) -> dict[int, torch.Tensor]:
         """By layer the rows of the n-grams that lie wholly in a text of raw ids, int64, ascending.

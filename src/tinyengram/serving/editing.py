@@ -53,7 +53,7 @@ def take_back(served: Served, texts: Sequence[str], *, keep: bool = False) -> Ed
             raise ServingError(_unknown(editor, served.tokenizer, text))
         rows = {layer: torch.cat([rows.get(layer, of_layer), of_layer]).unique() for layer, of_layer in found.items()}
     edit = editor.keep_only(rows) if keep else editor.forget(rows)
-    ngrams = [_text(editor, served.tokenizer, ngram) for ngram in edit.ngrams]
+    ngrams = _texts(editor, served.tokenizer, edit.ngrams)
     what = f"{len(ngrams)} n-grams, {edit.rows} rows" if editor.is_exact else f"{edit.rows} rows"
     sentence = f"Taken back: {what}; {edit.left} trained rows are left."
     if not editor.is_exact:
@@ -69,7 +69,7 @@ def merge(served: Served, other: Served) -> Edited:
     """
     ours, theirs = editor_of(served), editor_of(other)
     if ours.is_exact and theirs.is_exact and (shared := ours.shared_with(theirs)):
-        some = ", ".join(repr(_text(theirs, other.tokenizer, ngram)) for ngram in shared[:_NEAR])
+        some = ", ".join(map(repr, _texts(theirs, other.tokenizer, shared[:_NEAR])))
         raise ServingError(
             f"{served.name} and {other.name} share {len(shared)} n-grams, such as {some}: which of their rows should "
             "hold? Take them back in one of the two (--forget), then merge."
@@ -104,10 +104,18 @@ def _unknown(editor: Editor, tokenizer: Any, text: str) -> str:
     said = f"The memory knows no n-gram of {text!r}"
     if not editor.is_exact:
         return f"{said}: no row that it reads was trained."
-    known = [_text(editor, tokenizer, ngram) for ngram in editor.known()]
+    known = _texts(editor, tokenizer, editor.known())
     near = difflib.get_close_matches(text, known, n=_NEAR, cutoff=0.0)
     return f"{said}. Nearest known: {', '.join(map(repr, near))}."
 
 
-def _text(editor: Editor, tokenizer: Any, ngram: Sequence[int]) -> str:
-    return str(tokenizer.decode(editor.raw(ngram), clean_up_tokenization_spaces=False))
+def _texts(editor: Editor, tokenizer: Any, ngrams: Sequence[Sequence[int]]) -> list[str]:
+    """N-grams of canonical ids as text, each token in its shortest spelling."""
+
+    def decoded(ids: Sequence[int]) -> str:
+        return str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+
+    shortest: dict[int, int] = {}
+    for token in {token for ngram in ngrams for token in ngram}:
+        shortest[token] = min(editor.spellings.get(token, [token]), key=lambda raw: len(decoded([raw])))
+    return [decoded([shortest[token] for token in ngram]) for ngram in ngrams]
