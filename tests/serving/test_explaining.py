@@ -53,6 +53,14 @@ def test_each_token_is_told_as_it_was_expected(served: Served) -> None:
     assert f"{len(ids)} of {len(ids)} tokens" in in_words(explained)
 
 
+def test_characters_of_several_tokens_are_whole(served: Served) -> None:
+    text = "Oslo 雨 ☔ é!"
+    steps = explain(served, text).steps
+    assert "".join(step.text for step in steps) == text
+    assert "\N{REPLACEMENT CHARACTER}" not in "".join(step.text for step in steps)
+    assert any(step.text == "雨" for step in steps)
+
+
 def test_an_answer_is_explained_with_what_was_asked(served: Served) -> None:
     talk = Talk(served, tools=[WEATHER])
     explained = explain_answer(talk, TEXT, max_new_tokens=5)

@@ -18,7 +18,7 @@ from tinyengram.study.apart import Apart, carry_out_apart
 from tinyengram.study.plan import Study
 from tinyengram.study.run import run_study
 from tinyengram.study.storage import Storage
-from tinyengram.study.tasks import Ask, Train, order
+from tinyengram.study.tasks import Ask, Train, Try, order
 
 __all__ = ["study"]  # A fixture.
 
@@ -85,7 +85,11 @@ def test_nodes_that_share_nothing_come_to_the_same_and_a_second_driver_continues
     shutil.rmtree(tmp_path / "first")
     run_study(short, tmp_path / "second", executor=second, storage=storage)
     assert figures(tmp_path / "second") == figures(alone)
-    done = [(type(one.task), one.task.job) for one in (*first.orders, *second.orders)]
+    done = [
+        (type(one.task), one.task.job)
+        for one in (*first.orders, *second.orders)
+        if not isinstance(one.task, Try)  # Each driver tries what it has still to train.
+    ]
     assert len(done) == len(set(done)), "each piece once"
     assert not list((tmp_path / "second").rglob("*.safetensors")), "adapters stay where they are asked"
     stored = {path.name for path in (tmp_path / "store").rglob("*") if path.is_file()}

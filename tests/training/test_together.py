@@ -121,6 +121,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return by_one
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("together")
 def test_an_arm_begun_by_two_processes_is_ended_by_one(alone: Any, tmp_path: Path) -> None:
     train(tmp_path / "cut", "lora", 2, cut_at=8)

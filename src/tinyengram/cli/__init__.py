@@ -16,6 +16,7 @@ from tinyengram.cli.evaluate import evaluate
 from tinyengram.cli.exits import EXIT_BAD_INPUT, EXIT_FAULT
 from tinyengram.cli.explain import explain
 from tinyengram.cli.ngrams import ngrams
+from tinyengram.cli.play import play
 from tinyengram.cli.report import report
 from tinyengram.cli.serve import serve
 from tinyengram.cli.train import train
@@ -32,7 +33,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Engram memory as a fine-tuning method, and the study of what fine-tuning methods learn and forget.",
 )
-for _command in (data, ngrams, train, evaluate, chat, explain, edit, serve, compare, report):
+for _command in (data, ngrams, train, evaluate, chat, explain, edit, play, serve, compare, report):
     app.command()(_command)
 
 

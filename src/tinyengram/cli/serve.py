@@ -51,7 +51,7 @@ def serve(
         from tinyengram.serving.batching import Batcher
         from tinyengram.serving.speakers import load_speakers
 
-        with _listening(host, port) as listening:
+        with listening_at(host, port) as listening:
             speakers = load_speakers(adapters, base=base, template=kind)
             model = next(iter(speakers.values())).served.model
             batcher = Batcher(model, most_streams=streams, most_waiting=waiting)
@@ -77,7 +77,7 @@ def serve(
                 batcher.close()
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def listening_at(host: str, port: int) -> socket.socket:
     """A socket that listens; taken before anything is loaded.
 
     Raises:

@@ -43,7 +43,7 @@ def in_words(explained: Explained) -> str:
     if not moved:
         return said + "It moved no token: the text is the base's, to the bit."
     strongest = max(moved, key=lambda step: step.moved or 0.0)
-    what = f"“{_word(strongest.text)}”" if strongest.text else "what would come next"
+    what = f"“{_word(strongest.text)}”" if strongest.probability is not None else "what would come next"
     together = sum(step.moved or 0.0 for step in moved)
     return said + (
         f"It moved {len(moved)} of {len(expected)} tokens, by {together:.2f} nats together; most {what}, by "
@@ -96,7 +96,7 @@ def cells(step: Step) -> tuple[str, str, str, str, str]:
         assert likeliest is not None
         instead = "" if likeliest.text == step.text else f"“{_word(likeliest.text)}” {likeliest.probability:.0%}"
         sides.append(", ".join(filter(None, ["" if own is None else f"{own:.0%}", instead])))
-    name = _word(step.text) if step.text else "(next)"
+    name = "(next)" if step.probability is None else _word(step.text) or "…"
     return name, f"{step.moved:.3f}", sides[0], sides[1], read_in_words(step.memories)
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from pydantic import BaseModel
 
@@ -59,6 +59,22 @@ class Panel:
     drift: Drift | None
     calls: CallScores | None
     files: dict[tuple[str, str], str]
+
+    def take(self, scores: BaseModel, kind: str, way: str) -> None:
+        """Put in what was said where ``kind`` was asked in one ``way``."""
+        from tinyengram.scoring.accuracy import AccuracyScores
+        from tinyengram.scoring.drift import Drift
+        from tinyengram.scoring.truthfulqa import TruthfulQAScores
+
+        prompt = cast(PromptName, way)
+        if isinstance(scores, TruthfulQAScores):
+            self.truthfulqa[prompt] = scores
+        elif isinstance(scores, AccuracyScores):
+            self.accuracy.setdefault(kind, {})[prompt] = scores
+        elif isinstance(scores, Drift):
+            self.drift = scores
+        else:
+            self.calls = cast("CallScores", scores)
 
 
 @dataclass(frozen=True)
@@ -119,36 +135,26 @@ class Scorer:
             checkpoint: Folder of an adapter, or of a whole model.
             whole: Also ask what is not needed for a curve: further choice sets and calls.
         """
-        asked_of = self._questions
         panel = Panel(truthfulqa={}, accuracy={}, drift=None, calls=None, files={})
-
-        def kept(probe: _Asking[T]) -> T:
+        for probe in self._askings(checkpoint, whole):
             found, panel.files[probe.kind, probe.way] = self._kept(probe, label, checkpoint)
-            return found
-
-        for name in self._probes.truthfulqa.prompts:
-            panel.truthfulqa[name] = kept(self._truthfulqa(name))
-        for set_name in asked_of.choice_sets if whole else ():
-            panel.accuracy[set_name] = {
-                name: kept(self._choices(set_name, name)) for name in self._probes.truthfulqa.prompts
-            }
-        if self._probes.drift is not None and asked_of.texts is not None:
-            panel.drift = kept(self._drift(self._probes.drift.max_tokens, asked_of.texts.texts, checkpoint))
-        if whole and self._probes.calls is not None:
-            panel.calls = kept(self._calls(self._probes.calls))
+            panel.take(found, probe.kind, probe.way)
         return panel
 
     def knows(self, checkpoint: Path | None, *, whole: bool = True) -> bool:
         """Whether everything that :meth:`panel` would say of a checkpoint was measured before."""
+        return all(self._file(probe, checkpoint).exists() for probe in self._askings(checkpoint, whole))
+
+    def _askings(self, checkpoint: Path | None, whole: bool) -> Iterator[_Asking[Any]]:
+        """All that a checkpoint is asked; ``whole``: also what is not needed for a curve."""
         prompts, asked_of = self._probes.truthfulqa.prompts, self._questions
-        askings: list[_Asking[Any]] = [self._truthfulqa(name) for name in prompts]
-        if self._probes.drift is not None and asked_of.texts is not None:
-            askings.append(self._drift(self._probes.drift.max_tokens, asked_of.texts.texts, checkpoint))
+        yield from (self._truthfulqa(name) for name in prompts)
         if whole:
-            askings += [self._choices(one_set, name) for one_set in asked_of.choice_sets for name in prompts]
+            yield from (self._choices(one_set, name) for one_set in asked_of.choice_sets for name in prompts)
+        if self._probes.drift is not None and asked_of.texts is not None:
+            yield self._drift(self._probes.drift.max_tokens, asked_of.texts.texts, checkpoint)
         if whole and self._probes.calls is not None:
-            askings.append(self._calls(self._probes.calls))
-        return all(self._file(probe, checkpoint).exists() for probe in askings)
+            yield self._calls(self._probes.calls)
 
     def _truthfulqa(self, name: PromptName) -> _Asking[TruthfulQAScores]:
         from tinyengram.scoring import truthfulqa

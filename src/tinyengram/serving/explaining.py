@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from tinyengram.serving.conversation import Talk
-from tinyengram.serving.generation import generate
+from tinyengram.serving.generation import HALF, generate
 from tinyengram.serving.model import Served, ServingError
 from tinyengram.tasks.conversations import Turn
 
@@ -52,7 +52,7 @@ class Step(BaseModel):
     """One token of a text, as it was expected where the token before it was read.
 
     Attributes:
-        text: The token's; empty for what would come after the text.
+        text: The token's; empty for what would come after the text, and for a part of a character that goes on.
         is_answer: Whether the model wrote it.
         moved: Kullback-Leibler divergence of the model from its base there, ``KL(base || model)``, in nats; 0 to the
             bit where the memory added nothing. None for the first token, which nothing expects.
@@ -170,12 +170,13 @@ def _explained(served: Served, ids: Sequence[int], prompt: int, rendering: str) 
         place = next(served.model.parameters()).device
         base = served.model(input_ids=torch.tensor([list(ids)], device=place), use_cache=False).logits[0].float()
     config = served.model.active_peft_config
-    steps = [Step(text=_text(served.tokenizer, ids[:1]), is_answer=prompt < 1)]
+    texts = [*_pieces(served.tokenizer, ids), ""]
+    steps = [Step(text=texts[0], is_answer=prompt < 1)]
     for at in range(len(ids)):
         following = ids[at + 1] if at + 1 < len(ids) else None
         steps.append(
             Step(
-                text="" if following is None else _text(served.tokenizer, [following]),
+                text=texts[at + 1],
                 is_answer=at + 1 >= prompt and following is not None,
                 **_compared(logits[at], base[at], following, served.tokenizer),
                 memories=[_memory(spoke, ids[: at + 1], served.tokenizer) for spoke in noted[at]],
@@ -228,6 +229,17 @@ def _memory(spoke: Spoke, read: Sequence[int], tokenizer: Any) -> Memory:
 def _public(name: str) -> str:
     """A name without the folders that it lies in."""
     return Path(name).name if Path(name).is_dir() else name
+
+
+def _pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """The text of each token; a character of several tokens is the last one's, and the others have none."""
+    pieces, known = [], ""
+    for at in range(len(ids)):
+        text = _text(tokenizer, ids[: at + 1])
+        whole = text if at + 1 == len(ids) else text.rstrip(HALF)
+        pieces.append(whole[len(known) :])
+        known = whole if len(whole) > len(known) else known
+    return pieces
 
 
 def _text(tokenizer: Any, ids: Sequence[int]) -> str:

@@ -15,7 +15,7 @@ from tinyengram.host import versions
 Ending = Literal["end of turn", "length", "stopped"]
 
 # What stands for bytes that are no character yet.
-_HALF = "\N{REPLACEMENT CHARACTER}"
+HALF = "\N{REPLACEMENT CHARACTER}"
 _TRIED = 2  # tokens: the first is generated from the prompt, the second from the cache
 # Standard deviations of logits. bfloat16 is 0.03 off at most; virtual tokens at the wrong place are 1 and more.
 _NOISE = 0.1
@@ -177,7 +177,7 @@ class Watch(BaseStreamer):
     @property
     def whole(self) -> str:
         """The text as far as its characters are whole."""
-        return self.text.rstrip(_HALF)
+        return self.text.rstrip(HALF)
 
     def _show(self, until: int) -> None:
         if self._on_text is not None and until > self._shown:

@@ -98,7 +98,8 @@ def compare(
                 after.add(pair.other, ours)
                 if not depth:
                     pairs.append((theirs, ours))
-            curves.append((before, after, levels[0].level))
+            if levels[0].level < eval_loss(start, study.loss_on):  # Else the way down has no length.
+                curves.append((before, after, levels[0].level))
         together = study.judged_together(name)
         differences = Differences(pairs, together)
         comparisons.append(
@@ -148,8 +149,6 @@ class Curve:
         """Each question's mean MC2 from the base's loss to ``deepest``; see :mod:`tinyengram.study.frontier`."""
         losses = sorted(self._panels, reverse=True)
         rows = [self._panels[loss].truthfulqa[prompt].rows for loss in losses]
-        if deepest >= self._base_loss:  # Nothing was learned, so the way has no length.
-            return [row.mc2 for row in rows[0]]
         weights = curve_weights(losses, deepest)
         return [
             sum(weight * row.mc2 for weight, row in zip(weights, question, strict=True))
