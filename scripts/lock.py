@@ -24,7 +24,7 @@ def main(target: str) -> None:
         venv.create(Path(folder) / "venv", with_pip=True)
         report = Path(folder) / "report.json"
         command = [Path(folder) / "venv" / "bin" / "python", "-m", "pip", "install", "--quiet", "--dry-run"]
-        subprocess.run([*command, "--report", report, *BUILD, TORCH, "--editable", ".[dev]"], check=True)
+        subprocess.run([*command, "--report", report, *BUILD, TORCH, "--editable", ".[dev,play]"], check=True)
         resolved = json.loads(report.read_text())["install"]
     pins = {}
     for one in resolved:

@@ -10,7 +10,7 @@ from peft import get_peft_model
 from tests.serving.models import BASE, WEATHER
 from tinyengram.report.explained import strength_of
 from tinyengram.serving import ServingError, Talk, load_served
-from tinyengram.serving.playground import LABELS, Playground
+from tinyengram.serving.playground import LABELS, Playground, make_page
 from tinyengram.serving.speakers import load_speakers
 from tinyengram.sources import load_base
 from tinyengram.training import peft_config
@@ -57,6 +57,14 @@ def test_each_says_what_it_says_alone(playground: Playground, folders: list[str]
     assert all(label in (None, *LABELS) for spans in said for _, label in spans)
     assert any(label is not None for _, label in said[0])
     assert {label for _, label in said[2]} == {None}
+
+
+def test_the_page_has_an_answer_for_each(playground: Playground) -> None:
+    gradio = pytest.importorskip("gradio", reason="the extra [play] is not installed")
+    page = make_page(playground, TOOLS)
+    labels = [one.label for one in page.blocks.values() if isinstance(one, gradio.HighlightedText)]
+    assert labels == [speaker.id for speaker in playground.speakers]
+    assert [one.value for one in page.blocks.values() if isinstance(one, gradio.Code)] == [TOOLS]
 
 
 def test_switched_off_all_are_the_base(playground: Playground) -> None:

@@ -55,6 +55,7 @@ def deep_base(tmp_path: Path) -> Path:
     return tmp_path / "base"
 
 
+@pytest.mark.slow
 def test_the_sweep_runs_on_a_tiny_base(deep_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tinyengram.study.run.rehearse_what_is_missing", lambda *_: None)  # Half of the time.
     content, smoke = (yaml.safe_load(presets()[name].read_text()) for name in ("ablations", "smoke"))
