@@ -15,7 +15,7 @@ from tests.memory.test_sharding import weights
 from tests.training.test_together import SHARDING
 
 _SCRIPT = """
-import json, os, sys
+import hashlib, json, os, sys
 import torch
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
@@ -40,10 +40,18 @@ trainer = SFTTrainer(
 )
 trainer.train()
 trainer.save_model(out + "/final")
+kinds = sorted({type(parameter).__name__ for parameter in trainer.model.parameters()})
+digests = {0}
+if ranks > 1 and kinds == ["Parameter"]:
+    digest = hashlib.sha256()
+    for name, parameter in sorted(trainer.model.named_parameters()):
+        digest.update(parameter.detach().numpy().tobytes())
+    every = [None] * ranks
+    torch.distributed.all_gather_object(every, digest.hexdigest())
+    digests = set(every)
 if not int(os.environ.get("RANK", "0")):
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    kinds = sorted({type(parameter).__name__ for parameter in trainer.model.parameters()})
-    print(json.dumps([losses, kinds]), flush=True)
+    print(json.dumps([losses, kinds, len(digests)]), flush=True)
 if ranks > 1:
     torch.distributed.barrier()
 os._exit(0)  # Threads of the process group may end it otherwise, as others free what they hold.
@@ -64,7 +72,8 @@ def trained(out: Path, ranks: int, **environment: str) -> tuple[list[float], lis
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    losses, kinds = json.loads(done.stdout.strip().splitlines()[-1])
+    losses, kinds, different = json.loads(done.stdout.strip().splitlines()[-1])
+    assert different == 1, "every rank has the same bits"
     return losses, kinds
 
 

@@ -39,7 +39,7 @@ if os.environ.get("AS_ZERO"):  # One process with the optimizer that shards othe
     trainer.steps_by_rows = lambda arguments: False
 method, options = METHODS[kind]
 # An epoch of ten whole steps: the last step of one that is not is filled up by several processes.
-train, how = examples(40), settings()
+train, how = examples(40), settings(gradient_accumulation=int(os.environ.get("ACCUMULATE", "1")))
 base = tiny_base()
 try:
     train_arm(
@@ -140,6 +140,14 @@ def test_ranks_train_what_one_process_does(alone: Any, kind: str, ranks: int, tm
     train(tmp_path / "run", kind, ranks)
     assert_alike(trained(tmp_path / "run"), alone(kind), _TOLERANCE[kind])
     assert trained(tmp_path / "run").engine == "whole"
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("together")
+@pytest.mark.parametrize("environment", [{}, SHARDING], ids=["whole", "shards"])
+def test_gradients_are_accumulated_alike(alone: Any, environment: dict[str, str], tmp_path: Path) -> None:
+    train(tmp_path / "run", "hashed", 2, ACCUMULATE="2", **environment)
+    assert_alike(trained(tmp_path / "run"), alone("hashed", ACCUMULATE="2"), 5e-4)
 
 
 @pytest.mark.slow
