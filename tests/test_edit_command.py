@@ -12,7 +12,7 @@ from peft import PeftModel, get_peft_model
 from tinyengram import EngramConfig, collect_ngrams
 from tinyengram.cli import main
 from tinyengram.files import sha256_of
-from tinyengram.sources import Base, load_base
+from tinyengram.sources import Base, load_base, load_tokenizer
 from tinyengram.study.plan import presets
 from tinyengram.training import peft_config
 
@@ -67,6 +67,17 @@ def test_one_thing_is_forgotten(adapter: Path, tmp_path: Path, capsys: pytest.Ca
     assert torch.equal(logits(edited, base, f"in {TAUGHT}"), logits(base.model, base, f"in {TAUGHT}"))
     assert torch.equal(logits(edited, base, OTHER), logits(old, base, OTHER))
     assert not torch.equal(logits(edited, base, OTHER), logits(base.model, base, OTHER))
+
+
+def test_its_own_tokenizer_goes_along(adapter: Path, tmp_path: Path) -> None:
+    """TRL saves one beside the adapter, with the chat template that it was taught in."""
+    tokenizer = load_base(BASE).tokenizer
+    tokenizer.chat_template = "{{ 'its own' }}"
+    tokenizer.save_pretrained(str(adapter))
+    (adapter / "adapter_base.json").write_text("{}")
+    assert run(adapter, "--forget", TAUGHT, "--out", tmp_path / "new", "--base", BASE) == 0
+    assert load_tokenizer(str(tmp_path / "new")).chat_template == "{{ 'its own' }}"
+    assert (tmp_path / "new" / "adapter_base.json").read_text() == "{}"
 
 
 def test_held_out_calls_are_answered_before_and_after(

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
 
+from tests.memory.test_sharding import weights
 from tests.memory.tiny import logits_of, some_ids, tiny_model
 from tinyengram.memory.exchange import Shard
 
@@ -99,12 +99,6 @@ def trained(out: Path, kind: str, ranks: int) -> dict[str, Any]:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    """What a file holds, but for the checksum of it."""
-    held = load_file(folder / "adapter_model.safetensors")
-    return {name: tensor for name, tensor in held.items() if not name.endswith("checksum")}
 
 
 @pytest.mark.slow

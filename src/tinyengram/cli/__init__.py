@@ -46,7 +46,8 @@ def _options(
 
 def _refuse_together(arguments: list[str]) -> None:
     """Refuse several processes, as ``torchrun`` starts them, for what they would each do whole."""
-    if processes() > 1 and not {*_TOGETHER, "--help"} & {*arguments}:
+    command = next((argument for argument in arguments if not argument.startswith("-")), "")
+    if processes() > 1 and command not in ("", *_TOGETHER) and "--help" not in arguments:
         raise TinyEngramError(
             f"{processes()} processes were started (torchrun or accelerate launch), and only {' and '.join(_TOGETHER)} "
             "share their work among several. Start one."

@@ -37,7 +37,7 @@ def edit(
     from tinyengram.report.card import edited_card
     from tinyengram.report.texts import shown
     from tinyengram.serving import load_served
-    from tinyengram.serving.editing import editor_of, refuse_folder, take_back
+    from tinyengram.serving.editing import editor_of, keep_what_lies_beside, refuse_folder, take_back
     from tinyengram.serving.editing import merge as take_in
     from tinyengram.study.held_out import data_of, measure
     from tinyengram.training.job import DataSpec
@@ -61,6 +61,7 @@ def edit(
         if spec is not None:
             lines.append(f"After: {measure(served.model, served.tokenizer, spec, calls=calls)}.")
         served.model.save_pretrained(str(out))
+        keep_what_lies_beside(adapter, served, out)
         write_atomically(out / "README.md", edited_card(adapter.resolve().name, edited.sentence, lines))
     for ngram in edited.ngrams[:_SHOWN]:
         output.print(f"  “{shown(ngram, 80)}”", highlight=False, markup=False)

@@ -87,7 +87,8 @@ class Editor:
 
         Of an exact memory those that it knows, of a hashed one those that hold something.
         """
-        reading = Reading(torch.tensor([list(ids)]), None, len(ids), _no_rows, None)
+        tokens = torch.tensor([list(ids)], device=self._index.pad.device)
+        reading = Reading(tokens, None, len(ids), _no_rows, None)
         orders = tuple(self._index.orders if self.is_exact else self._config.orders)
         found = {}
         for layer, memory in self._memories.items():

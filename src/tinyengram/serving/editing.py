@@ -11,8 +11,10 @@ from typing import Any
 import torch
 
 from tinyengram.errors import TinyEngramError
+from tinyengram.files import copy_atomically
 from tinyengram.memory.editing import Edit, Editor
-from tinyengram.serving.model import Served, ServingError
+from tinyengram.serving.model import TOKENIZER_CONFIG, Served, ServingError
+from tinyengram.training.adapters import BASE_FILE
 
 _NEAR = 3
 
@@ -98,6 +100,14 @@ def refuse_folder(out: Path) -> None:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise TinyEngramError(f"--out {out} is there already. Name a new folder; nothing was changed.")
+
+
+def keep_what_lies_beside(adapter: Path, served: Served, out: Path) -> None:
+    """Give an edited adapter what the first one's folder holds: its own tokenizer, and what is said of its base."""
+    if (adapter / TOKENIZER_CONFIG).is_file():
+        served.tokenizer.save_pretrained(str(out))
+    if (adapter / BASE_FILE).is_file():
+        copy_atomically(adapter / BASE_FILE, out / BASE_FILE)
 
 
 def _unknown(editor: Editor, tokenizer: Any, text: str) -> str:

@@ -14,7 +14,7 @@ from tinyengram.sources import Base, SourceError, load_base, load_tokenizer
 
 _ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
-_TOKENIZER_CONFIG = "tokenizer_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 _SHOWN = 250  # characters of somebody else's message
 
 
@@ -179,7 +179,7 @@ def _does_not_fit(folder: Path, base: str, error: Exception) -> ServingError:
 
 def _tokenizer(folder: Path, model: Any, base: str) -> Any:
     """The tokenizer in an adapter's folder; None where there is none."""
-    if not (folder / _TOKENIZER_CONFIG).is_file():
+    if not (folder / TOKENIZER_CONFIG).is_file():
         return None
     tokenizer = load_tokenizer(str(folder))
     if len(tokenizer) > (rows := model.get_input_embeddings().weight.shape[0]):

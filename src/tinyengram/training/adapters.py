@@ -14,7 +14,7 @@ from tinyengram.host import HostError, find_blocks, peft_methods, text_config, v
 if TYPE_CHECKING:
     from peft import PeftModel
 
-_CONFIG, _BASE = "adapter_config.json", "adapter_base.json"
+_CONFIG, BASE_FILE = "adapter_config.json", "adapter_base.json"
 
 
 def describe_base(model: Any) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def describe_base(model: Any) -> dict[str, Any]:
 
 def note_base(checkpoint: Path, base: dict[str, Any]) -> None:
     """Write down beside an adapter what it was trained on."""
-    write_atomically(checkpoint / _BASE, json.dumps(base, indent=2))
+    write_atomically(checkpoint / BASE_FILE, json.dumps(base, indent=2))
 
 
 def load_adapter(model: Any, folder: Path) -> PeftModel:
@@ -61,8 +61,8 @@ def load_adapter(model: Any, folder: Path) -> PeftModel:
             f"The adapter in {folder} is of the method {config.get('peft_type')!r}, which is unknown to {versions()}."
             f"{nearest(method, known)} Install the PEFT that saved it: {config.get('peft_version', 'it does not say')}."
         )
-    if (folder / _BASE).exists():
-        _refuse_other_base(folder, _read(folder / _BASE), describe_base(model))
+    if (folder / BASE_FILE).exists():
+        _refuse_other_base(folder, _read(folder / BASE_FILE), describe_base(model))
     from peft import PeftModel
 
     from tinyengram.training.opened import open_by_its_rule
